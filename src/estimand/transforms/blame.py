@@ -1,0 +1,72 @@
+"""Where the first NaN or infinity of an estimate comes from."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from estimand.transforms.combine import Lifted
+from estimand.transforms.continuous import is_density
+from estimand.transforms.guards import is_inexact
+from estimand.transforms.interpret import source_of
+from estimand.transforms.jaxprs import Equation, Jaxpr, Literal, close, subjaxprs
+from estimand.transforms.lift import Forward
+from estimand.transforms.plan import Plan
+from estimand.transforms.primitives import mark_p, sample_p
+
+
+def first_nonfinite(plan: Plan, inputs: Sequence[Any], key: Any) -> str | None:
+    """A sentence on the first non-finite value of a forward run, in program order."""
+    inner = close(plan.jaxpr).jaxpr
+    env = Forward(plan, key).run(inputs)
+    marked: dict[Any, str] = {}
+    for eqn in inner.eqns:
+        if eqn.primitive is mark_p and eqn.params["mark"].name:
+            mark = eqn.params["mark"]
+            marked[eqn.outvars[0]] = f"site {mark.name!r} ({mark.source})"
+    for i, eqn in enumerate(inner.eqns):  # a site says more than an operation
+        if eqn.primitive is sample_p:
+            site, info = eqn.params["site"], plan.sites[i,]
+            for (name, _), v in zip(site.structure.slots(), eqn.invars, strict=True):
+                if _bad(v, env):
+                    return f"{info.where}: its parameter {name!r} is {_what(v, env)}"
+            if _bad(eqn.outvars[0], env):
+                return f"{info.where}: its value is {_what(eqn.outvars[0], env)}"
+        elif eqn.outvars[0] in marked and _bad(eqn.outvars[0], env):
+            return f"{marked[eqn.outvars[0]]}: the value it scores is {_what(eqn.outvars[0], env)}"
+        elif is_density(eqn) and _bad(eqn.outvars[0], env):
+            where = marked.get(eqn.invars[0], "a site")
+            return f"{where}: its log density is {_what(eqn.outvars[0], env)}"
+    for eqn in inner.eqns:
+        bad = [v for v in eqn.outvars if _bad(v, env)]
+        if bad:
+            return f"{_name(eqn)} is {_what(bad[0], env)}"
+    return None
+
+
+def _name(eqn: Equation) -> str:
+    inside = ", ".join(sorted({n for body in subjaxprs(eqn) for n in _marks(body)}))
+    where = f"{eqn.primitive.name} ({source_of(eqn)})"
+    return f"{where}, which holds {inside}: its result" if inside else f"the result of {where}"
+
+
+def _marks(jaxpr: Jaxpr) -> Iterator[str]:
+    for eqn in close(jaxpr).jaxpr.eqns:
+        if eqn.primitive is mark_p and eqn.params["mark"].name:
+            yield f"site {eqn.params['mark'].name!r}"
+        for body in subjaxprs(eqn):
+            yield from _marks(body)
+
+
+def _bad(atom: Any, env: dict[Any, Lifted]) -> bool:
+    if not isinstance(atom, Literal) and atom not in env:
+        return False  # part of the linear rest
+    x = atom.val if isinstance(atom, Literal) else env[atom].array
+    return is_inexact(x) and not bool(jnp.all(jnp.isfinite(x)))
+
+
+def _what(atom: Any, env: dict[Any, Lifted]) -> str:
+    x = jnp.asarray(atom.val if isinstance(atom, Literal) else env[atom].array)
+    kind = "NaN" if bool(jnp.any(jnp.isnan(x))) else "infinite"
+    bad = int(jnp.sum(~jnp.isfinite(x)))
+    return f"{kind} in {bad} of {x.size} entries" if x.ndim else kind

@@ -1,0 +1,316 @@
+"""What would make an estimator biased, found before it runs.
+
+A forward pass over the flat program. Of every value it knows whether it is `random` (a
+continuous random value reaches it) and `moved` (a differentiated argument reaches it,
+undetached). A value that is both jumps at a discontinuity at random, at a place that the
+arguments move; its pathwise derivative misses that, so such an operation is refused, unless
+it is one of the functions known to be continuous.
+
+The same pass finds inner expectations used non-linearly, supports that do not fit, and
+sites whose support the arguments move.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax.numpy as jnp
+
+from estimand.errors import EstimandError, error
+from estimand.transforms.continuous import is_continuous, is_density
+from estimand.transforms.frontier import is_linear
+from estimand.transforms.guards import is_inexact
+from estimand.transforms.interpret import Path, has_sites, source_of, split_at
+from estimand.transforms.jaxprs import (
+    Equation,
+    Jaxpr,
+    Literal,
+    Var,
+    close,
+    is_concrete,
+    scan_arity,
+    subjaxprs,
+)
+from estimand.transforms.jumps import jumps, range_after
+from estimand.transforms.mistakes import (
+    jump,
+    live_and_detached,
+    loose_factor,
+    moved_boundary,
+    moving_carry,
+    moving_support,
+    nonlinear,
+)
+from estimand.transforms.plan import Plan
+from estimand.transforms.primitives import Mark, Site, mark_p, sample_p
+from estimand.transforms.supports import (
+    Range,
+    bounding_leaves,
+    constant_range,
+    is_whole,
+    lies_inside,
+    range_of,
+    supports_of,
+)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What the pass knows of one value."""
+
+    random: bool = False
+    moved: bool = False
+    inner: frozenset[str] = frozenset()  # expectations it is linear in
+    support: Any = None  # a NumPyro constraint it satisfies, if known
+    label: str = ""  # of the last site that reaches it
+    observed: Mark | None = None  # it is about to be scored by this site
+
+    @property
+    def rough(self) -> bool:
+        return self.random and self.moved
+
+
+NONE = Flow()
+
+
+def check(plan: Plan, differentiated: Sequence[bool]) -> None:
+    """Raise for the first mistake of a planned program."""
+    _check_terms(plan)
+    _check_aux(plan)
+    walk = _Walk(plan)
+    inputs = [Flow(moved=moved) for moved in differentiated]
+    inner = close(plan.jaxpr).jaxpr
+    walk.body(plan.jaxpr, inputs, (), {v for v in inner.outvars if not isinstance(v, Literal)})
+    if walk.misfits:
+        raise EstimandError(
+            "the choices' supports do not fit:\n  - " + "\n  - ".join(walk.misfits) + "\n  "
+            "remedy:   sample each choice from a distribution whose support lies inside of that "
+            "of the site that scores it"
+        )
+
+
+class _Walk:
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.misfits: list[str] = []
+        self.line = "unknown source"
+
+    def body(self, jaxpr: Jaxpr, flows: Sequence[Flow], path: Path, wanted: set[Var]) -> list[Flow]:
+        closed = close(jaxpr)
+        inner = closed.jaxpr
+        env: dict[Var, Flow] = dict(zip(inner.invars, flows, strict=True))
+        for v, x in zip(inner.constvars, closed.consts, strict=True):
+            moved = not is_concrete(x) and is_inexact(x)  # an outer transformation may move it
+            env[v] = Flow(moved=moved, support=constant_range(x))
+        live, used = _live(jaxpr, wanted)
+
+        def read(atom: Any) -> Flow:
+            if isinstance(atom, Literal):
+                return Flow(support=constant_range(atom.val))
+            return env.get(atom, NONE)
+
+        for i, eqn in enumerate(inner.eqns):
+            if i in live:
+                with self._at(eqn):
+                    outs = self._equation(eqn, [read(v) for v in eqn.invars], (*path, i), used)
+                env.update(zip(eqn.outvars, outs, strict=True))
+        return [read(v) for v in inner.outvars]
+
+    @contextmanager
+    def _at(self, eqn: Equation) -> Iterator[None]:
+        """Remember the innermost line of the user's, for equations that JAX made inside."""
+        outer, line = self.line, source_of(eqn)
+        self.line = outer if line == "unknown source" else line
+        yield
+        self.line = outer
+
+    def _equation(self, eqn: Equation, flows: list[Flow], path: Path, used: set[Var]) -> list[Flow]:
+        name = eqn.primitive.name
+        if eqn.primitive is sample_p:
+            return [self._site(eqn, flows, path)]
+        if eqn.primitive is mark_p:
+            return [self._mark(eqn, flows[0])]
+        if name == "scan":
+            return self._scan(eqn, flows, path)
+        if name == "while":
+            return self._while(eqn, flows, path)
+        if name == "cond":
+            return self._cond(eqn, flows, path)
+        self._check_linear(eqn, flows)
+        if is_density(eqn):
+            self._density(eqn, flows)
+        elif not is_continuous(eqn):
+            bodies = list(subjaxprs(eqn))
+            if len(bodies) == 1 and len(close(bodies[0]).jaxpr.invars) == len(flows):
+                return self._inside(bodies[0], flows, path)
+            joint = _joint(flows)
+            reached = [flow.random or flow.moved for flow in flows]
+            if joint.rough and jumps(eqn, reached, [v in used for v in eqn.outvars]):
+                raise jump(eqn.primitive.name, self.line, joint.label)
+        stopped = name == "stop_gradient"
+        out = _joint(flows)
+        out = replace(out, moved=out.moved and not stopped, support=range_after(eqn, flows))
+        return [_for_dtype(out, v.aval) for v in eqn.outvars]
+
+    def _inside(self, body: Jaxpr, flows: Sequence[Flow], path: Path) -> list[Flow]:
+        inner = close(body).jaxpr
+        wanted = {v for v in inner.outvars if not isinstance(v, Literal)}
+        return self.body(body, flows, path, wanted)
+
+    def _site(self, eqn: Equation, flows: list[Flow], path: Path) -> Flow:
+        site: Site = eqn.params["site"]
+        info = self.plan.sites[path]
+        self._check_linear(eqn, flows)
+        strategy = self.plan.chosen[path].strategy
+        avals = site.bare([v.aval for v in eqn.invars])
+        if not strategy.pathwise:
+            for i in bounding_leaves(site.structure, avals):
+                if flows[i].moved:
+                    raise moving_support(info.where, site, i, strategy)
+        supports = supports_of(site.structure, avals, _ranges(flows))
+        moved = strategy.pathwise and any(flow.moved for flow in flows)
+        random = not site.structure.placeholder(avals).is_discrete
+        return Flow(random, moved, support=supports and supports[1], label=info.where)
+
+    def _mark(self, eqn: Equation, flow: Flow) -> Flow:
+        mark: Mark = eqn.params["mark"]
+        if mark.kind == "expectation":
+            return replace(flow, inner=flow.inner | {f"{mark.name} ({mark.source})"})
+        if mark.kind == "observed":
+            return replace(flow, observed=mark)
+        if mark.kind in ("detach", "continuous"):
+            return replace(flow, moved=False)
+        if mark.kind == "factor":
+            raise loose_factor(mark)
+        return flow
+
+    def _density(self, eqn: Equation, flows: list[Flow]) -> None:
+        """A density is smooth in its interior: only its support may cause a jump."""
+        value, mark = flows[0], flows[0].observed
+        if mark is None:
+            return
+        site: Site = mark.info  # type: ignore[assignment]
+        avals = site.bare([v.aval for v in eqn.invars[1:]])
+        supports = supports_of(site.structure, avals, _ranges(flows[1:]))
+        if supports is not None and is_whole(supports[0]):
+            return
+        if supports is None or value.support is None:
+            bounding = bounding_leaves(site.structure, avals)
+            edge = _joint([value, *(flows[1 + i] for i in bounding)])
+            if edge.rough:
+                raise moved_boundary(mark, site, edge.label)
+        elif value.label and not lies_inside(value.support, supports[0]):
+            self.misfits.append(
+                f"{mark.name!r} ({site.source})\n      expected: values in {supports[0]!r}\n"
+                f"      got:      values in {value.support!r} from {value.label}"
+            )
+
+    def _check_linear(self, eqn: Equation, flows: Sequence[Flow]) -> None:
+        carrying = [i for i, flow in enumerate(flows) if flow.inner]
+        if carrying and eqn.primitive.name != "stop_gradient" and not is_linear(eqn, carrying):
+            raise nonlinear(eqn, sorted(_joint(flows).inner))
+
+    def _cond(self, eqn: Equation, flows: list[Flow], path: Path) -> list[Flow]:
+        self._check_predicate(eqn, flows[0])
+        results = [
+            self._inside(body, flows[1:], (*path, i))
+            for i, body in enumerate(eqn.params["branches"])
+        ]
+        return [_joint(outs) for outs in zip(*results, strict=True)]
+
+    def _check_predicate(self, eqn: Equation, flow: Flow) -> None:
+        if flow.inner:
+            raise nonlinear(eqn, sorted(flow.inner))
+
+    def _scan(self, eqn: Equation, flows: list[Flow], path: Path) -> list[Flow]:
+        num_consts, num_carry = scan_arity(eqn)
+        consts, carry, xs = split_at(flows, num_consts, num_carry)
+
+        def step(carry: list[Flow]) -> list[Flow]:
+            return self._inside(eqn.params["jaxpr"], [*consts, *carry, *xs], path)
+
+        carry, outs = _fixpoint(step, carry)
+        return [*carry, *outs[num_carry:]]
+
+    def _while(self, eqn: Equation, flows: list[Flow], path: Path) -> list[Flow]:
+        sizes = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+        cond_consts, body_consts, carry = split_at(flows, *sizes)
+
+        def step(carry: list[Flow]) -> list[Flow]:
+            return self._inside(eqn.params["body_jaxpr"], [*body_consts, *carry], (*path, "body"))
+
+        carry, _ = _fixpoint(step, carry)
+        (stop,) = self._inside(eqn.params["cond_jaxpr"], [*cond_consts, *carry], (*path, "cond"))
+        self._check_predicate(eqn, stop)
+        if any(has_sites(body) for body in subjaxprs(eqn)) and any(f.moved for f in carry):
+            raise moving_carry(eqn)
+        return carry
+
+
+def _fixpoint(step: Callable, carry: list[Flow]) -> tuple[list[Flow], list[Flow]]:
+    while True:
+        outs = step(carry)
+        new = [_joint([a, b]) for a, b in zip(carry, outs, strict=False)]
+        if new == carry:
+            return carry, outs
+        carry = new
+
+
+def _joint(flows: Sequence[Flow]) -> Flow:
+    supports = {id(f.support): f.support for f in flows}
+    return Flow(
+        any(f.random for f in flows),
+        any(f.moved for f in flows),
+        frozenset().union(*(f.inner for f in flows)),
+        next(iter(supports.values())) if len(supports) == 1 else None,
+        next((f.label for f in flows if f.label), ""),
+    )
+
+
+def _for_dtype(flow: Flow, aval: Any) -> Flow:
+    """An integer carries no derivative."""
+    return flow if jnp.issubdtype(aval.dtype, jnp.inexact) else replace(flow, moved=False)
+
+
+def _ranges(flows: Sequence[Flow]) -> dict[int, Range]:
+    """The ranges of leaves that neither chance nor the arguments move."""
+    still = {i: f.support for i, f in enumerate(flows) if not (f.random or f.moved)}
+    found = {i: range_of(support) for i, support in still.items() if support is not None}
+    return {i: r for i, r in found.items() if r is not None}
+
+
+def _live(jaxpr: Jaxpr, wanted: set[Var]) -> tuple[set[int], set[Var]]:
+    """The equations and variables that are used: a jump nobody reads does no harm."""
+    needed, live = set(wanted), set()
+    eqns = close(jaxpr).jaxpr.eqns
+    for i in reversed(range(len(eqns))):
+        always = eqns[i].primitive is sample_p or _is_factor(eqns[i])
+        if always or any(v in needed for v in eqns[i].outvars):
+            live.add(i)
+            needed.update(v for v in eqns[i].invars if not isinstance(v, Literal))
+    return live, needed
+
+
+def _is_factor(eqn: Equation) -> bool:
+    return eqn.primitive is mark_p and eqn.params["mark"].kind == "factor"
+
+
+def _check_terms(plan: Plan) -> None:
+    for term in plan.terms:
+        for path, dep in term.deps.items():
+            if dep.live and dep.detached:
+                raise live_and_detached(plan.sites[path].where, term.source)
+
+
+def _check_aux(plan: Plan) -> None:
+    for k, v in enumerate(close(plan.jaxpr).jaxpr.outvars[1:]):
+        lifted = [p for p in plan.analysis.state(v).deps if plan.points[p] > 1]
+        if lifted and not jnp.issubdtype(v.aval.dtype, jnp.inexact):
+            raise error(
+                plan.sites[lifted[0]].where,
+                f"leaf {k} of aux depends on this site, which takes several values at once",
+                expected="floating aux, which is averaged over the values",
+                got=str(v.aval.dtype),
+                remedy="cast that leaf of aux to float, or give the site Score()",
+            )

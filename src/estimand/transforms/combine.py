@@ -1,0 +1,159 @@
+"""Lifted values, and combining one over the points of a site."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from estimand.transforms.places import Dep, SiteInfo
+from estimand.transforms.strategy import Law, RecordedLaw, Strategy
+
+
+class Lifted(NamedTuple):
+    """An array whose leading axes are named, each by the turn of the site it belongs to."""
+
+    array: Any
+    axes: tuple[int, ...]  # increasing
+
+
+def lifted(fun: Callable[..., list[Any]], operands: Sequence[Lifted]) -> list[Lifted]:
+    """`fun` on lifted operands: batched over the union of their axes, earliest outermost."""
+    union = tuple(sorted(set().union(*(x.axes for x in operands))))
+    for axis in reversed(union):
+        fun = jax.vmap(fun, in_axes=tuple(0 if axis in x.axes else None for x in operands))
+    return [Lifted(out, union) for out in fun(*(x.array for x in operands))]
+
+
+def plain(x: Lifted) -> Any:
+    """The array of a value that no lifted site reaches (it is equal along its axes)."""
+    return x.array[(0,) * len(x.axes)] if x.axes else x.array
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A weighted site that was given its points, or whose draws' log density was recorded."""
+
+    info: SiteInfo
+    strategy: Strategy
+    joint: frozenset[int]
+    values: Lifted
+    leaves: Sequence[Lifted] = ()
+    recorded: Lifted | None = None
+
+    @property
+    def many(self) -> bool:
+        return self.info.order in self.values.axes
+
+    @property
+    def parameters(self) -> list[Lifted]:
+        """What the law is made of."""
+        return [self.recorded] if self.recorded is not None else list(self.leaves)
+
+    @property
+    def law_axes(self) -> tuple[int, ...]:
+        return tuple(sorted(set().union(*(x.axes for x in self.parameters))))
+
+    def law(self, parameters: Sequence[Any], joint: frozenset[int], running: dict) -> Law:
+        info = self.info
+        if self.recorded is None:
+            return Law(info.site, list(parameters), info.shape, joint, running, info.label)
+        (log_prob,) = parameters
+        return RecordedLaw(info.site, [], info.shape, joint, running, info.label, log_prob)
+
+    def alive(self, axes: Sequence[int]) -> Lifted:
+        """Fixed points with those of probability zero replaced by the most probable one.
+
+        A point is impossible given `axes` if it is so for every value of the law's other
+        axes.
+        """
+        own, others = self.info.order, self.law_axes
+
+        def weights(*parameters: Any) -> list[Any]:
+            law = self.law(parameters, self.joint, {})
+            return [self.strategy.weights(law, self.values.array)]
+
+        (every,) = lifted(weights, self.parameters)
+        kept = tuple(axis for axis in others if axis in axes)
+        dropped = tuple(i for i, a in enumerate(others) if a not in kept)
+        w = jnp.max(every.array, axis=dropped) if dropped else every.array
+
+        def replace(w: Any, grid: Any) -> list[Any]:
+            w = _over_lanes(jax.lax.stop_gradient(w), self.info.shape, self.joint, lead=1)
+            w = w.reshape(w.shape + (1,) * (grid.ndim - w.ndim))
+            best = jnp.broadcast_to(jnp.argmax(w, axis=0, keepdims=True), (1, *grid.shape[1:]))
+            return [_impossible_replaced(w, grid, best)]
+
+        grid = Lifted(self.values.array, ())
+        (out,) = lifted(replace, [Lifted(w, kept), grid])
+        return Lifted(out.array, (*kept, own))
+
+    def control(self) -> Lifted | None:
+        """The strategy's control variate, of the shape of the lanes, if it has one."""
+
+        def evaluate(values: Any, *parameters: Any) -> list[Any]:
+            control = self.strategy.control(self.law(parameters, frozenset(), {}), values)
+            return [] if control is None else [control]
+
+        return next(iter(lifted(evaluate, [self.values, *self.parameters])), None)
+
+
+@jax.jit
+def _impossible_replaced(w: Any, grid: Any, best: Any) -> Any:
+    return jnp.where(w > 0, grid, jnp.take_along_axis(grid, best, axis=0))
+
+
+def _over_lanes(x: Any, shape: Sequence[int], joint: frozenset[int], lead: int) -> Any:
+    """[..., *batch_shape] with size-one axes put in where lanes are joint."""
+    sizes = [1 if i in joint else n for i, n in enumerate(shape)]
+    return jnp.reshape(x, (*x.shape[:lead], *sizes))
+
+
+def combine(term: Lifted, dep: Dep, drawn: Drawn) -> Lifted:
+    """The surrogate of a term's expectation over one site, the last that reaches it."""
+    own, lanes = drawn.info.order, range(len(drawn.info.shape))
+    if drawn.many:
+        joint, running = drawn.joint, {}
+        if own not in term.axes:
+            m = drawn.values.array.shape[drawn.values.axes.index(own)]
+            term = Lifted(_insert(term, m), (*term.axes, own))
+    else:
+        joint = frozenset(i for i in lanes if dep.places[i] is None)
+        running = {i: p[1] for i, p in enumerate(dep.places) if p is not None and p[1] != "="}
+    apart = [i for i in lanes if i not in joint]
+    followed = [dep.places[i][0] for i in apart]  # type: ignore[index]
+
+    def one(f: Any, values: Any, *parameters: Any) -> list[Any]:
+        if not dep.live:
+            parameters = jax.lax.stop_gradient(parameters)
+        law = drawn.law(parameters, joint, running)
+        return [_each(lambda f: drawn.strategy.combine(law, values, f), f, followed, drawn.many)]
+
+    def without(x: Lifted) -> Lifted:
+        return Lifted(x.array, tuple(a for a in x.axes if a != own))
+
+    (out,) = lifted(one, [without(term), without(drawn.values), *drawn.parameters])
+    return out
+
+
+def _insert(term: Lifted, m: int) -> Any:
+    x, at = term.array, len(term.axes)
+    x = jnp.expand_dims(x, at)
+    return jnp.broadcast_to(x, (*x.shape[:at], m, *x.shape[at + 1 :]))
+
+
+def _each(combine: Callable, f: Any, followed: Sequence[int], many: bool) -> Any:
+    """Apply `combine` with the lanes' axes leading, over each entry of all other axes."""
+    lead = 1 if many else 0
+    sources = [axis + lead for axis in followed]
+    f = jnp.moveaxis(f, sources, range(lead, lead + len(sources)))
+    batch, rest = f.shape[: lead + len(sources)], f.shape[lead + len(sources) :]
+    if not rest:
+        out = combine(f)
+    else:
+        flat = f.reshape(*batch, int(np.prod(rest)))
+        out = jax.vmap(combine, in_axes=-1, out_axes=-1)(flat)
+        out = out.reshape(*batch[lead:], *rest)
+    return jnp.moveaxis(out, range(len(followed)), followed)

@@ -1,0 +1,143 @@
+"""`simulate` and `assess`: the two readings of a generative function that have a density.
+
+With sites i, parents' values in their parameters and log weights w_j of factors,
+
+    log_density = sum_i log d_i(x_i) + sum_j w_j,
+
+kept per address so that local terms can be scaled, weighted and searched for a NaN.
+`simulate` leaves each site in the surrounding program as an anonymous one that remembers
+its label; whoever runs that program decides how it is drawn and differentiated.
+"""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from estimand.errors import EstimandError, error
+from estimand.transforms.continuous import DENSITY
+from estimand.transforms.distributions import over_lanes
+from estimand.transforms.interpret import Handler, Path, address, has_sites
+from estimand.transforms.jaxprs import Equation, close, scopes, subjaxprs
+from estimand.transforms.primitives import Site, mark, mark_p, sample_p
+
+
+def draw(site: Site, key: Any, leaves: list[Any]) -> Any:
+    """One draw, every lane with its own key."""
+    keys = jax.random.split(key, site.lanes) if site.lanes else key
+
+    def one(key: Any, *leaves: Any) -> Any:
+        try:
+            return site.structure.build(list(leaves)).sample(key)
+        except NotImplementedError:
+            raise _cannot_draw(site) from None
+
+    in_axes: Any = [[0, *axes] for axes in site.in_axes()]
+    return over_lanes(one, site.lanes, in_axes)(keys, *leaves)
+
+
+def _cannot_draw(site: Site) -> EstimandError:
+    return error(
+        site.where,
+        f"{site.distribution} has no sampler",
+        expected="a distribution that can be drawn from, or a value for it",
+        got=f"a draw of {site.distribution}",
+        remedy="give its value to assess or log_density; a guide needs a proper distribution",
+    )
+
+
+def log_density(site: Site, value: Any, leaves: list[Any]) -> Any:
+    """log d(value), of shape lanes + batch; one call in the jaxpr, so that passes know it."""
+    return _log_density(site, value, leaves)
+
+
+def _named(name: str) -> Any:
+    def rename(fun: Any) -> Any:
+        fun.__name__ = fun.__qualname__ = name
+        return fun
+
+    return rename
+
+
+@partial(jax.jit, static_argnames="site")
+@_named(DENSITY)
+def _log_density(site: Site, value: Any, leaves: list[Any]) -> Any:
+
+    def one(value: Any, *leaves: Any) -> Any:
+        return site.structure.build(list(leaves)).log_prob(value)
+
+    in_axes: Any = [[0, *axes] for axes in site.in_axes()]
+    return over_lanes(one, site.lanes, in_axes)(value, *leaves)
+
+
+class Recorder(Handler):
+    """What `simulate` and `assess` share: records of value and log density by address."""
+
+    def __init__(self, owner: str):
+        self.owner = owner
+        self.records: dict[str, dict[str, Any]] = {}
+
+    def record(self, address: str, value: Any, log_density: Any) -> None:
+        record = {"log_density": log_density, "taken": jnp.ones((), bool)}
+        if value is not None:
+            record["value"] = value
+        self.records[address] = record
+
+    def mark(self, eqn: Equation, path: Path, address: str, x: Any) -> Any:
+        if eqn.params["mark"].kind == "factor":
+            self.record(address, None, x)
+            return x
+        return mark_p.bind(x, **eqn.params)
+
+    def outgoing(self) -> dict[Any, Any]:
+        return self.records
+
+    def absorb(self, outgoing: dict[Any, Any]) -> None:
+        self.records.update(outgoing)
+
+
+class Simulate(Recorder):
+    def site(self, eqn: Equation, path: Path, address: str, leaves: list[Any]) -> Any:
+        site: Site = eqn.params["site"]
+        again = replace(site, name=None, label=f"{self.owner}/{address}")
+        value = sample_p.bind(*leaves, site=again)
+        scored = mark(value, "scored", name=again.label)
+        self.record(address, value, log_density(again, scored, leaves))
+        return value
+
+    def child(self, incoming: Any) -> "Simulate":
+        return Simulate(self.owner)
+
+
+class Assess(Recorder):
+    def __init__(self, owner: str, choices: dict[str, Any]):
+        super().__init__(owner)
+        self.choices = choices
+
+    def site(self, eqn: Equation, path: Path, address: str, leaves: list[Any]) -> Any:
+        site = replace(eqn.params["site"], name=None, label=f"{self.owner}/{address}")
+        value = mark(self.choices[address], "observed", name=site.label, info=site)
+        self.record(address, value, log_density(site, value, leaves))
+        return value
+
+    def fork(self, eqn: Equation, path: Path, scope: Any, n: int | None) -> Any:
+        wanted = set().union(*(_addresses(body, scope) for body in subjaxprs(eqn)))
+        return {name: self.choices[name] for name in sorted(wanted)}
+
+    def child(self, incoming: Any) -> "Assess":
+        return Assess(self.owner, incoming)
+
+
+def _addresses(jaxpr: Any, scope: tuple[str, ...]) -> set[str]:
+    """The addresses of the sites in a body."""
+    found: set[str] = set()
+    for eqn in close(jaxpr).jaxpr.eqns:
+        around = (*scope, *scopes(eqn))
+        if eqn.primitive is sample_p:
+            found.add(address(around, eqn.params["site"].name))
+        for sub in subjaxprs(eqn):
+            if has_sites(sub):
+                found |= _addresses(sub, around)
+    return found

@@ -1,0 +1,240 @@
+"""Evaluating a planned program once, on values that carry named axes.
+
+A site with m > 1 points gives its value a leading axis, named by the site's turn. Every
+equation is evaluated once, batched over the union of its operands' named axes; nothing is
+evaluated per path. Where a term of the objective is reached it is combined over the sites
+that reach it, latest first, and is an ordinary array again; the linear rest of the
+objective is evaluated on those.
+
+Correctness. Let T be a term and s its latest site. Given everything before s, T is a
+function f of s's value alone (the noise of pathwise sites being fixed: one key per site on
+every lifted lane), so the contract of s's strategy replaces T by a surrogate of E_s[T]. That
+is a function of the earlier sites, and so on to the first. Expectation goes through the
+linear rest.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from estimand.transforms.combine import Drawn, Lifted, combine, lifted, plain
+from estimand.transforms.density import log_density
+from estimand.transforms.interpret import RULES, Handler, Path, has_sites
+from estimand.transforms.jaxprs import (
+    Equation,
+    Literal,
+    Var,
+    bind_environment,
+    close,
+    evaluate,
+    subjaxprs,
+)
+from estimand.transforms.linear import Linear, taps
+from estimand.transforms.places import SiteInfo
+from estimand.transforms.plan import Plan, Term
+from estimand.transforms.primitives import Site, mark_p, sample_p
+from estimand.transforms.strategy import Law
+from estimand.transforms.unbounded import run_while
+
+
+class Env(dict):
+    """Variables to lifted values; literals read as themselves."""
+
+    def read(self, atom: Any) -> Lifted:
+        return Lifted(atom.val, ()) if isinstance(atom, Literal) else self[atom]
+
+
+def run(plan: Plan, inputs: Sequence[Any], key: Any) -> tuple[list[Any], Any]:
+    """The surrogates of the program's outputs, and the sum of the control variates."""
+    lift = Forward(plan, key)
+    env = lift.run(inputs)
+    combined = {(term.path, term.var): lift.combine_term(term, env) for term in plan.terms}
+    tapped = {tap: plain(x) for tap, x in lift.taps.items() if tap not in combined}
+    linear = Linear(plan, combined, lambda v: plain(env[v]), tapped)
+    return linear.outputs(), lift.control()
+
+
+class Forward:
+    def __init__(self, plan: Plan, key: Any):
+        self.plan, self.key = plan, key
+        self.drawn: dict[Path, Drawn] = {}
+        self.taps: dict[tuple[Path, Var], Lifted] = {}
+        self.guarded: dict[frozenset[int], Env] = {}
+
+    def run(self, inputs: Sequence[Any]) -> Env:
+        env = Env()
+        for v, x in bind_environment(self.plan.jaxpr, inputs).items():
+            env[v] = Lifted(x, ())
+        for i, eqn in enumerate(close(self.plan.jaxpr).jaxpr.eqns):
+            if i not in self.plan.forward:
+                continue
+            operands = [env.read(v) for v in eqn.invars]
+            if eqn.primitive is sample_p:
+                outs = [self._site(self.plan.sites[i,], operands)]
+            else:
+                outs = self._equation(eqn, i, operands)
+            env.update(zip(eqn.outvars, outs, strict=True))
+        return env
+
+    def _site(self, info: SiteInfo, leaves: list[Lifted]) -> Lifted:
+        strategy = self.plan.chosen[info.path].strategy
+        joint = self.plan.joint.get(info.path, frozenset())
+        key = jax.random.fold_in(self.key, info.order)
+
+        def points(*leaves: Any) -> list[Any]:
+            law = Law(info.site, list(leaves), info.shape, joint, label=info.label)
+            return [strategy.points(key, law)]
+
+        if strategy.fixed_points:
+            (grid,) = points(*(plain(x) for x in leaves))
+            values = Lifted(grid, (info.order,))
+        else:
+            (values,) = lifted(points, leaves)
+            if values.array.ndim > len(values.axes) + self._ndim(info):
+                values = Lifted(values.array, (*values.axes, info.order))
+        if not strategy.pathwise:
+            self.drawn[info.path] = Drawn(info, strategy, joint, values, leaves=leaves)
+        return self.drawn[info.path].alive(()) if strategy.fixed_points else values
+
+    def _ndim(self, info: SiteInfo) -> int:
+        aval = close(self.plan.jaxpr).jaxpr.eqns[info.path[0]].outvars[0].aval
+        return len(aval.shape)
+
+    def _equation(self, eqn: Equation, i: int, operands: list[Lifted]) -> list[Lifted]:
+        tapped = taps(self.plan, (i,))
+        if eqn.primitive is mark_p:
+            return operands
+        if not tapped and not any(has_sites(body) for body in subjaxprs(eqn)):
+            return lifted(lambda *xs: evaluate(eqn, *xs), operands)
+        key = jax.random.fold_in(self.key, len(self.plan.sites) + i)
+        names: list[Any] = []
+
+        def opened(*xs: Any) -> list[Any]:
+            handler = Draw(self.plan, key, tapped)
+            outs = handler.open(eqn, list(xs), (i,))
+            names[:] = sorted(handler.records)
+            return [*outs, *(handler.records[name] for name in names)]
+
+        results = lifted(opened, operands)
+        outs, records = results[: len(eqn.outvars)], results[len(eqn.outvars) :]
+        found = dict(zip(names, records, strict=True))
+        for path, info in self.plan.sites.items():
+            if path[0] == i and self.plan.weighted(path):
+                strategy = self.plan.chosen[path].strategy
+                recorded = found[f"site {path}"]
+                joint = self.plan.joint[path]
+                self.drawn[path] = Drawn(info, strategy, joint, recorded, recorded=recorded)
+        for (path, var), name in tapped.items():
+            self.taps[path, var] = found[name]
+        return outs
+
+    def combine_term(self, term: Term, env: Env) -> Any:
+        value = self.taps[term.path, term.var] if term.path else self._guarded(term, env)
+        paths = sorted(term.deps, key=lambda p: self.plan.sites[p].order, reverse=True)
+        for path in paths:
+            value = combine(value, term.deps[path], self.drawn[path])
+        return plain(value).astype(term.var.aval.dtype)
+
+    def _guarded(self, term: Term, env: Env) -> Lifted:
+        """The term, with points that are impossible given its other axes replaced first."""
+        axes = env[term.var].axes
+        sites = {
+            path: drawn.alive(axes)
+            for path, drawn in self.drawn.items()
+            if drawn.strategy.fixed_points
+            and drawn.info.order in axes
+            and set(drawn.law_axes) & set(axes)
+        }
+        if not sites:
+            return env[term.var]
+        if frozenset(axes) not in self.guarded:
+            self.guarded[frozenset(axes)] = self._again(sites, env, axes)
+        return self.guarded[frozenset(axes)].get(term.var, env[term.var])
+
+    def _again(self, sites: dict[Path, Lifted], env: Env, axes: Sequence[int]) -> Env:
+        """What the replaced points change, re-evaluated where no further axis is involved."""
+        changed = Env()
+        for i, eqn in enumerate(close(self.plan.jaxpr).jaxpr.eqns):
+            if (i,) in sites:
+                changed[eqn.outvars[0]] = sites[i,]
+            if eqn.primitive is sample_p and self.plan.weighted((i,)):
+                continue  # its points are settled
+            reads = [v for v in eqn.invars if not isinstance(v, Literal) and v in changed]
+            if i not in self.plan.forward or not reads:
+                continue
+            operands = [
+                changed[v] if not isinstance(v, Literal) and v in changed else env.read(v)
+                for v in eqn.invars
+            ]
+            if all(set(x.axes) <= set(axes) for x in operands):
+                if eqn.primitive is sample_p:
+                    changed[eqn.outvars[0]] = self._site(self.plan.sites[i,], operands)
+                else:
+                    outs = self._equation(eqn, i, operands)
+                    changed.update(zip(eqn.outvars, outs, strict=True))
+        return changed
+
+    def control(self) -> Any:
+        """The strategies' control variates, themselves combined over earlier sites."""
+        total: Any = 0.0
+        for path, drawn in self.drawn.items():
+            value = drawn.control()
+            if value is None:
+                continue
+            deps = self.plan.parents(path)
+            for p in sorted(deps, key=lambda p: self.plan.sites[p].order, reverse=True):
+                value = combine(value, deps[p], self.drawn[p])
+            total = total + jnp.sum(plain(value))
+        return total
+
+
+class Draw(Handler):
+    """Runs a loop's or branch's sites, recording log densities and tapped values."""
+
+    def __init__(self, plan: Plan, key: Any, tapped: dict[tuple[Path, Var], str]):
+        self.plan, self.key, self.tapped = plan, key, tapped
+        self.turn = 0
+        self.records: dict[str, Any] = {}
+
+    def _next_key(self) -> Any:
+        self.turn += 1
+        return jax.random.fold_in(self.key, self.turn)
+
+    def site(self, eqn: Equation, path: Path, address: str, leaves: list[Any]) -> Any:
+        site: Site = eqn.params["site"]
+        strategy = self.plan.chosen[path].strategy
+        info = self.plan.sites[path]
+        law = Law(site, leaves, info.shape[info.steps :], label=info.label)
+        value = strategy.points(self._next_key(), law)
+        if not strategy.pathwise:
+            self.records[f"site {path}"] = log_density(site, value, leaves)
+        return value
+
+    def open(self, eqn: Equation, operands: list[Any], path: Path) -> list[Any]:
+        """Run a loop or branch with sites or taps inside."""
+        scored = (p for p in self.plan.sites if p[: len(path)] == path and self.plan.weighted(p))
+        if eqn.primitive.name != "while" or not any(scored):
+            return RULES[eqn.primitive.name](eqn, operands, self, path, ())
+        outs, found = run_while(eqn, operands, self, path)
+        self.records.update(found)
+        return outs
+
+    def fork(self, eqn: Equation, path: Path, scope: Any, n: int | None) -> Any:
+        key = self._next_key()
+        return key if n is None else jax.random.split(key, n)
+
+    def child(self, incoming: Any) -> "Draw":
+        return Draw(self.plan, incoming, self.tapped)
+
+    def leave(self, path: Path, env: dict[Any, Any]) -> None:
+        for (where, var), name in self.tapped.items():
+            if where == path:
+                self.records[name] = env[var]
+
+    def outgoing(self) -> dict[Any, Any]:
+        return self.records
+
+    def absorb(self, outgoing: dict[Any, Any]) -> None:
+        self.records.update(outgoing)

@@ -1,0 +1,89 @@
+"""What `check` says of each mistake: where, what was expected, what was got, what to do."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from estimand.errors import EstimandError, error
+from estimand.transforms.interpret import source_of
+from estimand.transforms.jaxprs import Equation
+from estimand.transforms.primitives import Mark, Site
+
+
+def jump(name: str, line: str, label: str) -> EstimandError:
+    return error(
+        label or f"{name} ({line})",
+        f"its value reaches {name} ({line}), which is not continuous, along a path "
+        "that the differentiated arguments move: a pathwise derivative would be biased",
+        expected="pathwise values in continuous operations only",
+        got=f"{name} of a value that is random and differentiated",
+        remedy="give the site via=em.Score(), use a continuous function (jax.nn.relu, "
+        "jnp.maximum), or wrap the operand in em.assume_continuous if the jump is harmless",
+    )
+
+
+def moved_boundary(mark: Mark, site: Site, label: str) -> EstimandError:
+    return error(
+        f"site {mark.name!r} ({site.source})",
+        f"it scores a random value that the differentiated arguments move against the edge of "
+        f"the support of {site.distribution}: a pathwise derivative would be biased",
+        expected="a value that is known to stay inside a support that does not move",
+        got=f"a value computed from {label}" if label else "a computed value",
+        remedy="choose a distribution for the value whose support lies inside, or wrap the value "
+        "in em.assume_continuous if it cannot leave",
+    )
+
+
+def moving_support(where: str, site: Site, leaf: int, strategy: Any) -> EstimandError:
+    name = site.structure.slots()[leaf][0].strip("_")
+    return error(
+        where,
+        f"{strategy!r} is biased where the support moves with the arguments",
+        expected=f"a support of {site.distribution} that no differentiated argument reaches",
+        got=f"{name!r} bounds the support and depends on a differentiated argument",
+        remedy="use Pathwise() where the distribution has it, or sample on a fixed support and "
+        "transform the value",
+    )
+
+
+def live_and_detached(where: str, eqn: Equation | None) -> EstimandError:
+    line = f"{eqn.primitive.name} ({source_of(eqn)})" if eqn is not None else "the objective"
+    return error(
+        where,
+        f"one term of the objective, {line}, holds it both detached and not",
+        expected="a term that is differentiated with respect to the site, or one that is not",
+        got="both in one non-linear term",
+        remedy="detach every use of the site within the term, or none; or use Pathwise()",
+    )
+
+
+def nonlinear(eqn: Equation, inner: Sequence[str]) -> EstimandError:
+    return error(
+        f"{eqn.primitive.name} ({source_of(eqn)})",
+        f"it is a non-linear function of the expectation {', '.join(inner)}: f(E[x]) is not "
+        "E[f(x)], and one sample of x estimates only the latter",
+        expected="linear uses of an expectation: sums, averages, scalings, vmap",
+        got=f"{eqn.primitive.name} of an expectation, with no policy for estimating it",
+        remedy="keep the expectation in a linear position; no policy for f(E[x]) is in this "
+        "version. If E[f(x)] is meant, call the undecorated function",
+    )
+
+
+def loose_factor(mark: Mark) -> EstimandError:
+    return error(
+        f"factor {mark.name!r} ({mark.source})",
+        "a factor multiplies the density of a generative function, and here there is none",
+        expected="em.factor inside a function made by em.gen, read by simulate or assess",
+        got="em.factor directly in an objective",
+        remedy="add the log weight to the objective's value",
+    )
+
+
+def moving_carry(eqn: Equation) -> EstimandError:
+    return error(
+        f"while_loop ({source_of(eqn)})",
+        "it holds a site and carries a value that the differentiated arguments move; a loop of "
+        "unknown length cannot be differentiated backwards",
+        expected="carries that depend on differentiated arguments only through Score draws",
+        got="a floating carry that depends on a differentiated argument",
+        remedy="use lax.scan or a fori_loop with static bounds, or detach the carry",
+    )

@@ -1,0 +1,43 @@
+"""From a Python call to a jaxpr and back.
+
+Arrays and floats among the arguments are traced. Python integers, booleans, strings and
+whatever else is not an array stay as they are, so they may set shapes and loop bounds.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from estimand.transforms.jaxprs import Jaxpr, trace
+from estimand.transforms.primitives import trace_boundary
+
+
+class Staged(NamedTuple):
+    jaxpr: Jaxpr
+    inputs: list[Any]  # values for the jaxpr's arguments
+    out_shapes: Any  # the tree of ShapeDtypeStructs that the function returned
+
+    def unflatten(self, outs: list[Any]) -> Any:
+        return jax.tree.unflatten(jax.tree.structure(self.out_shapes), outs)
+
+
+def is_traced(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic | float | complex)
+
+
+@trace_boundary
+def stage(fun: Callable, *args: Any) -> Staged:
+    """Trace `fun(*args)` with the array leaves of args as inputs."""
+    leaves, treedef = jax.tree.flatten(args)
+    traced = [is_traced(leaf) for leaf in leaves]
+
+    def call(*inputs: Any) -> Any:
+        rest = iter(inputs)
+        mixed = [next(rest) if t else leaf for leaf, t in zip(leaves, traced, strict=True)]
+        return fun(*jax.tree.unflatten(treedef, mixed))
+
+    inputs = [leaf for leaf, t in zip(leaves, traced, strict=True) if t]
+    jaxpr, out_shapes = trace(call, *inputs)
+    return Staged(jaxpr, inputs, out_shapes)

@@ -1,0 +1,140 @@
+"""What a strategy is, and what it sees of the site it is for.
+
+A strategy evaluates the rest of the program at finitely many points and combines what it
+gets. For every function f, the rest of the program given the noise that follows,
+
+    E[combine(law, values, f(values))] = E_{x ~ law}[f(x)],   values = points(key, law),
+
+and so do their derivatives in the law's parameters, up to the `order` it declares.
+Strategies are frozen dataclasses, so that they are static, hashable and print themselves.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, Shaped
+
+from estimand.errors import EstimandError, error
+from estimand.transforms.density import draw, log_density
+from estimand.transforms.distributions import over_lanes
+from estimand.transforms.primitives import Site
+
+
+@dataclass(frozen=True)
+class Law:
+    """The distribution of a site, as a strategy sees it.
+
+    A site has *lanes*: the axes that `vmap` and `scan` add and the native batch axes of its
+    distribution, in this order. `batch_shape` are the lanes that the rest of the program
+    keeps apart; lanes in `joint` meet in it and are one random vector. Along a lane in
+    `running`, what follows at position t depends on positions up to t ("<") or from t on
+    (">"), so their log probabilities accumulate.
+    """
+
+    site: Site
+    leaves: list[Any]
+    shape: tuple[int, ...]  # of all lanes
+    joint: frozenset[int] = frozenset()
+    running: dict[int, str] = field(default_factory=dict)
+    label: str = ""
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return tuple(n for i, n in enumerate(self.shape) if i not in self.joint)
+
+    def map(self, fun: Callable, *args: Any) -> Any:
+        """`fun(distribution, *args)` in every `vmap` lane; args have those lanes leading."""
+
+        def one(args: Any, *leaves: Any) -> Any:
+            return fun(self.site.structure.build(list(leaves)), *args)
+
+        in_axes: Any = [[0, *axes] for axes in self.site.in_axes()]
+        return over_lanes(one, self.site.lanes, in_axes)(args, *self.leaves)
+
+    def static(self, fun: Callable) -> Any:
+        """`fun(distribution)` for what does not depend on the parameters' values."""
+        return fun(self.site.structure.placeholder(self.site.bare(self.leaves)))
+
+    def sample(self, key: Any) -> Any:
+        """One draw of all lanes, of shape lanes + event."""
+        return draw(self.site, key, self.leaves)
+
+    def log_prob(self, values: Any) -> Any:
+        """log p(values) of shape `batch_shape`: joint lanes summed, running ones accumulated."""
+        return self.gather(log_density(self.site, values, self.leaves))
+
+    def gather(self, terms: Any) -> Any:
+        for axis, direction in self.running.items():
+            terms = jax.lax.cumsum(terms, axis=axis, reverse=direction == ">")
+        return jnp.sum(terms, axis=tuple(sorted(self.joint)))
+
+
+@dataclass(frozen=True)
+class RecordedLaw(Law):
+    """The law of a site inside a loop or a branch: what is left is the draw's log density."""
+
+    recorded: Any = None
+
+    def log_prob(self, values: Any) -> Any:
+        return self.gather(self.recorded)
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """Base of all strategies; a user's own subclasses it in the same way.
+
+    Class attributes:
+        order: the highest order of derivative that stays unbiased; None for any.
+        pathwise: the value is a differentiable function of the parameters, and `combine`
+            is never called.
+        fixed_points: `points` depends on the support alone, not on key or parameters;
+            `weights` must then say each point's probability, and the points of
+            probability zero are replaced before the program sees them.
+        caveat: what `explain` adds to every site with this strategy.
+    """
+
+    order: ClassVar[int | None] = None
+    pathwise: ClassVar[bool] = False
+    fixed_points: ClassVar[bool] = False
+    caveat: ClassVar[str] = ""
+
+    def refuses(self, dist: Any) -> str | None:
+        """Why a (lane-free) NumPyro distribution cannot be given this strategy, or None."""
+        return None
+
+    def count(self, dist: Any, joint: int) -> int:
+        """How many points, for a distribution of which `joint` lanes meet."""
+        return 1
+
+    def points(self, key: Key[Array, ""], law: Law) -> Shaped[Array, "..."]:
+        """Values of shape [m, *lanes, *event], or [*lanes, *event] for a single point."""
+        raise NotImplementedError
+
+    def weights(self, law: Law, values: Shaped[Array, "..."]) -> Float[Array, "..."]:
+        """Probabilities [m, *batch_shape] of fixed points."""
+        raise NotImplementedError
+
+    def combine(
+        self, law: Law, values: Shaped[Array, "..."], f: Float[Array, "..."]
+    ) -> Float[Array, "..."]:
+        """The surrogate, of shape `batch_shape`, from f of shape [m, *batch_shape]."""
+        raise NotImplementedError
+
+    def control(self, law: Law, values: Shaped[Array, "..."]) -> Float[Array, "..."] | None:
+        """A control variate of mean and derivative zero, added once per site; or None."""
+        return None
+
+
+def beyond_order(strategy: Strategy, label: str, source: str) -> EstimandError:
+    """Raised by `first_order`; takes words only, since what it closes over outlives a trace."""
+    return error(
+        f"site {label!r} ({source})",
+        f"{strategy} gives derivatives of order {strategy.order} only",
+        expected=f"at most {strategy.order} differentiation(s) of the surrogate",
+        got="a derivative of higher order",
+        remedy="give the site Score() or Enumerate(), which are right at every order: "
+        f"objective.using({{{label!r}: em.Score()}})",
+    )

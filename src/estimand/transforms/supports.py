@@ -1,0 +1,117 @@
+"""Supports: which leaves bound one, and whether one lies inside another."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from numpyro.distributions import constraints
+
+from estimand.transforms.dependence import Dependence
+from estimand.transforms.distributions import Structure, promoting
+from estimand.transforms.jaxprs import is_concrete, trace
+from estimand.transforms.places import Dep, State
+
+
+@functools.lru_cache(maxsize=4096)
+def bounding_leaves(structure: Structure, avals: tuple[Any, ...]) -> frozenset[int]:
+    """The leaves of a distribution that its support depends on (high of Uniform(0, high))."""
+
+    def bounds(*leaves: Any) -> list[Any]:
+        return jax.tree.leaves(structure.build(list(leaves)).support)
+
+    try:
+        jaxpr, _ = trace(promoting(bounds), *avals)
+    except NotImplementedError:
+        return frozenset()
+    inputs = [State({(i,): Dep(())}) for i in range(len(avals))]
+    dependence = Dependence(lambda info: False)
+    outs = dependence.outputs(dependence.analyse(jaxpr, inputs))
+    return frozenset(path[0] for out in outs for path in out.deps)
+
+
+class Range(NamedTuple):
+    """The set of values of one coordinate."""
+
+    low: float
+    high: float
+    integer: bool
+
+
+def supports_of(
+    structure: Structure, avals: Sequence[Any], known: Mapping[int, Range]
+) -> tuple[Any, Any] | None:
+    """What every, and what some, distribution of these shapes has in its support.
+
+    `known` are the ranges of the bounding leaves; None if one of them is not known.
+    """
+    bounding = bounding_leaves(structure, tuple(avals))
+    if not bounding:
+        support = structure.placeholder(avals).support
+        return support, support
+    if any(i not in known for i in bounding):
+        return None
+
+    def at(end: str) -> Range | None:
+        leaves = [np.ones(a.shape, a.dtype) for a in avals]
+        for i in bounding:
+            leaves[i] = np.full(avals[i].shape, getattr(known[i], end), avals[i].dtype)
+        return range_of(structure.build(leaves).support)
+
+    a, b = at("low"), at("high")
+    if a is None or b is None:
+        return None
+    every = _constraint(max(a.low, b.low), min(a.high, b.high), a.integer)
+    some = _constraint(min(a.low, b.low), max(a.high, b.high), a.integer)
+    return every, some
+
+
+def _constraint(low: float, high: float, integer: bool) -> Any:
+    return (constraints.integer_interval if integer else constraints.interval)(low, high)
+
+
+def constant_range(value: Any) -> Any:
+    """The interval that holds all entries of a concrete array, as a constraint; or None."""
+    if not is_concrete(value):
+        return None
+    array = np.asarray(value)
+    if array.size == 0 or array.dtype.kind not in "fiub" or np.isnan(array).any():
+        return None
+    return _constraint(float(array.min()), float(array.max()), array.dtype.kind != "f")
+
+
+def range_of(support: Any) -> Range | None:
+    """A support as a range, if it is one for each coordinate and its bounds are numbers."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    name = type(support).__name__.lstrip("_")
+    low = getattr(support, "lower_bound", -np.inf)
+    high = getattr(support, "upper_bound", np.inf)
+    if not (is_concrete(low) and is_concrete(high)):
+        return None
+    if name == "Boolean":
+        return Range(0, 1, True)
+    if name.startswith("Integer"):
+        return Range(float(np.max(low)), float(np.min(high)), True)
+    if name in ("Real", "RealVector", "RealMatrix"):
+        return Range(-np.inf, np.inf, False)
+    if hasattr(support, "lower_bound") or hasattr(support, "upper_bound"):
+        return Range(float(np.max(low)), float(np.min(high)), False)
+    return None
+
+
+def is_whole(support: Any) -> bool:
+    """Whether a support is all of the reals, so that no value leaves it."""
+    return range_of(support) == Range(-np.inf, np.inf, False)
+
+
+def lies_inside(inner: Any, outer: Any) -> bool:
+    """Whether a support is known not to leave another; where neither is a range, same kind."""
+    a, b = range_of(inner), range_of(outer)
+    if a is not None and b is not None:
+        within = b.low <= a.low and a.high <= b.high
+        return within and (a.integer or not b.integer)
+    if b == Range(-np.inf, np.inf, False) or type(inner) is type(outer):
+        return True
+    return a is None and not is_whole(inner)

@@ -1,0 +1,93 @@
+"""Score sites inside a `while_loop` whose number of steps is random.
+
+JAX cannot differentiate such a loop backwards, and need not: with every draw held fixed, the
+only derivative is that of L = sum_t log p_theta(x_t), and each summand's gradient in the
+loop's constants is known at its own step. So the loop accumulates L and G = dL/d(constants)
+side by side, and outside of it L is rebuilt as a number whose first derivative is G. A
+differentiable carry has no place in this and is refused when the program is checked.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from estimand.errors import EstimandError, error
+from estimand.transforms.guards import first_order, is_inexact
+from estimand.transforms.interpret import Handler, Path, interpret, source_of, split_at
+from estimand.transforms.jaxprs import Equation, close
+
+
+def run_while(
+    eqn: Equation, operands: list[Any], handler: Handler, path: Path
+) -> tuple[list[Any], dict[str, Any]]:
+    """The loop's outputs, and the log density of each of its sites summed over the steps."""
+    sizes = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+    cond_consts, consts, init = lax.stop_gradient(split_at(operands, *sizes))
+    floating = [i for i, x in enumerate(consts) if is_inexact(x)]
+
+    def densities(free: list[Any], carry: list[Any], key: Any) -> Any:
+        mixed = list(consts)
+        for i, x in zip(floating, free, strict=True):
+            mixed[i] = x
+        child = handler.child(key)
+        outs = interpret(eqn.params["body_jaxpr"], [*mixed, *carry], child, (*path, "body"))
+        sums = {name: jnp.sum(x) for name, x in child.outgoing().items()}
+        return sums, (outs, sums)
+
+    def step(state: Any) -> Any:
+        key, carry, total, slopes = state
+        key, now = jax.random.split(key)
+        free = [consts[i] for i in floating]
+        more, (carry, sums) = _slopes(densities, free, carry, now)
+        return key, carry, _add(total, sums), _add(slopes, more)
+
+    def proceed(state: Any) -> Any:
+        return interpret(close(eqn.params["cond_jaxpr"]), [*cond_consts, *state[1]], Handler())[0]
+
+    key = handler.fork(eqn, path, (), None)
+    run = partial(_slopes, densities)
+    shapes = jax.eval_shape(run, [consts[i] for i in floating], init, key)
+    start = (key, init, _zeros(shapes[1][1]), _zeros(shapes[0]))
+    _, outs, total, slopes = lax.while_loop(proceed, step, start)
+    live = split_at(operands, *sizes)[1]
+    found = {
+        name: sum(
+            (
+                jnp.sum(first_order(slope, live[i], lambda: _second_order(eqn)))
+                for i, slope in zip(floating, slopes[name], strict=True)
+            ),
+            start=value,
+        )
+        for name, value in total.items()
+    }
+    return lax.stop_gradient(outs), found
+
+
+def _slopes(densities: Callable, free: list[Any], *args: Any) -> Any:
+    """Each density's gradient in the free constants, of which there may be none."""
+    if free:
+        return jax.jacrev(densities, has_aux=True)(free, *args)
+    sums, aux = densities(free, *args)
+    return {name: [] for name in sums}, aux
+
+
+def _zeros(shapes: Any) -> Any:
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+
+def _add(a: Any, b: Any) -> Any:
+    return jax.tree.map(jnp.add, a, b)
+
+
+def _second_order(eqn: Equation) -> EstimandError:
+    return error(
+        f"while_loop ({source_of(eqn)})",
+        "the score of the sites inside it is right to first order only",
+        expected="at most one differentiation of the surrogate",
+        got="a derivative of higher order",
+        remedy="use lax.scan, or a fori_loop with static bounds, where every order is right",
+    )
