@@ -1,0 +1,121 @@
+"""Choices: nested dictionaries of values, and whether they fit a generative function."""
+
+import inspect
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions.constraints import Constraint, is_dependent
+
+from estimand.errors import EstimandError
+from estimand.transforms.jaxprs import is_concrete
+from estimand.transforms.survey import Found
+
+
+def flatten(choices: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested choices as a flat dict from `a/b` addresses to values."""
+    flat: dict[str, Any] = {}
+    for name, value in choices.items():
+        address = f"{prefix}{name}"
+        flat.update(flatten(value, f"{address}/") if isinstance(value, dict) else {address: value})
+    return flat
+
+
+def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
+    """The nested form of a flat dict of addresses."""
+    nested: dict[str, Any] = {}
+    for address, value in flat.items():
+        *groups, name = address.split("/")
+        inner = nested
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[name] = value
+    return nested
+
+
+def check_choices(choices: dict[str, Any], found: list[Found], owner: str) -> dict[str, Any]:
+    """The choices as arrays of the sites' dtypes; every misfit is listed in one error."""
+    sites = {item.address: item for item in found if item.site is not None}
+    misfits = [_unknown(name, owner) for name in choices if name not in sites]
+    values: dict[str, Any] = {}
+    for name, site in sites.items():
+        if name not in choices:
+            misfits.append(
+                f"{_at(site)}: missing\n      expected: a value of {_kind(site)}\n"
+                "      got:      nothing"
+            )
+            continue
+        value, misfit = _fit(choices[name], site)
+        values[name] = value
+        if misfit:
+            misfits.append(f"{_at(site)}: {misfit}")
+    if misfits:
+        known = ", ".join(sorted(sites)) or "none"
+        raise EstimandError(
+            f"the choices do not fit {owner}:\n  - " + "\n  - ".join(misfits) + "\n  remedy:   "
+            f"give every choice of {owner} once (its addresses: {known}) in the shape and dtype "
+            "of its site; nothing is broadcast or cast between integers and floats"
+        )
+    return values
+
+
+def _at(site: Found) -> str:
+    return f"{site.address!r} ({site.source})"
+
+
+def _kind(site: Found) -> str:
+    return f"{np.dtype(site.dtype).name}{list(site.shape)}"
+
+
+def _unknown(name: str, owner: str) -> str:
+    return f"{name!r}: unknown\n      expected: an address of {owner}\n      got:      a value"
+
+
+def _fit(value: Any, site: Found) -> tuple[Any, str]:
+    """The value as an array, and what is wrong with it."""
+    try:
+        array = jnp.asarray(value)
+    except TypeError:
+        got = type(value).__name__
+        return value, f"not an array\n      expected: {_kind(site)}\n      got:      {got}"
+    scalar = isinstance(value, bool | int | float)
+    cast = scalar and jnp.issubdtype(site.dtype, jnp.inexact)
+    widen = jnp.issubdtype(array.dtype, jnp.bool_) and jnp.issubdtype(site.dtype, jnp.integer)
+    same = any(
+        jnp.issubdtype(array.dtype, kind) and jnp.issubdtype(site.dtype, kind)
+        for kind in (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
+    )
+    got = f"{array.dtype.name}{list(array.shape)}"
+    if not (same or cast or widen):
+        return array, f"wrong dtype\n      expected: {_kind(site)}\n      got:      {got}"
+    if array.shape != site.shape:
+        return array, f"wrong shape\n      expected: {_kind(site)}\n      got:      {got}"
+    if same and not scalar:
+        return array, _support_misfit(array, site)
+    array = array.astype(site.dtype)
+    return array, _support_misfit(array, site)
+
+
+def _support_misfit(array: Any, site: Found) -> str:
+    """What a concrete value says about its support, where that is static."""
+    assert site.site is not None
+    support = inspect.getattr_static(site.site.structure.cls, "support")
+    fixed = isinstance(support, Constraint) and not is_dependent(support)
+    if not is_concrete(array) or not fixed or site.branches:  # an untaken choice is zeros
+        return ""
+    inside = np.asarray(support(np.asarray(array)))
+    if np.all(inside | _any_nan(array, inside.shape)):
+        return ""
+    return (
+        f"outside of the support\n      expected: {support!r}\n"
+        f"      got:      {np.asarray(array)!r}"
+    )
+
+
+def _any_nan(array: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """NaN data are reported by the log density, not as a support error."""
+    data = np.asarray(array)
+    if not np.issubdtype(data.dtype, np.floating):
+        return np.zeros(shape, bool)
+    nan = np.isnan(data)
+    return nan.any(axis=tuple(range(len(shape), nan.ndim)))

@@ -1,0 +1,256 @@
+"""Objectives: expectations of programs, and unbiased estimators of their derivatives."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from estimand.errors import error
+from estimand.ppl.choose import Chooser, matches
+from estimand.ppl.explain import explain
+from estimand.transforms.blame import first_nonfinite
+from estimand.transforms.check import check
+from estimand.transforms.guards import is_inexact
+from estimand.transforms.inline import inline
+from estimand.transforms.lift import run
+from estimand.transforms.plan import Plan, make_plan
+from estimand.transforms.primitives import mark
+from estimand.transforms.seed import as_key
+from estimand.transforms.staging import Staged, is_traced, stage
+from estimand.transforms.strategy import Strategy
+
+
+class Expectation:
+    """E[fun(*args)] over the random values of `fun`. Made by `expectation`.
+
+    Called inside another program it is its expectation there: free in a linear position
+    (sums, averages, `vmap`), an error in a non-linear one.
+    """
+
+    def __init__(self, fun: Callable, overrides: Mapping[str, Strategy] | None = None):
+        self.fun = fun
+        self.overrides = dict(overrides or {})
+        self.name = getattr(fun, "__name__", "objective")
+        functools.update_wrapper(self, fun, updated=())
+
+    def __repr__(self) -> str:
+        return f"<expectation {self.name}>"
+
+    def __call__(self, *args: Any) -> Float[Array, ""]:
+        value = self.fun(*args)
+        return mark(value, "expectation", name=self.name)
+
+    def using(self, strategies: Mapping[str, Strategy]) -> "Expectation":
+        """The same objective with other strategies for some sites.
+
+        Args:
+            strategies: from a site's label (`guide/z`), or any unambiguous suffix of it
+                (`z`), to a strategy. Checked when the program is first traced.
+        """
+        return Expectation(self.fun, {**self.overrides, **strategies})
+
+    def surrogate(
+        self,
+        key: Any,
+        *args: Any,
+        has_aux: bool = False,
+        argnums: Sequence[int] | None = None,
+    ) -> Any:
+        """A scalar whose value and derivatives are unbiased estimates of the objective's.
+
+        With S the surrogate, E[S] = E[fun] and E[dS] = dE[fun] for derivatives by any of
+        JAX's transformations, up to the order that the strategies declare.
+
+        Args:
+            argnums: the arguments that will be differentiated, all of them if None: only
+                what depends on these can make a discontinuity harmful.
+        """
+        staged, plan = self._compile(args, has_aux, argnums)
+        outs, control = run(plan, staged.inputs, as_key(key))
+        value = outs[0] + jnp.asarray(control).astype(outs[0].dtype)
+        if not has_aux:
+            return value
+        _, aux = staged.unflatten([value, *map(jax.lax.stop_gradient, outs[1:])])
+        return value, aux
+
+    def estimate(
+        self,
+        key: Any,
+        *args: Any,
+        has_aux: bool = False,
+        num_samples: int = 1,
+        argnums: Sequence[int] | None = None,
+    ) -> Any:
+        """An unbiased estimate of the objective: the mean of `num_samples` surrogates."""
+        one = functools.partial(self.surrogate, has_aux=has_aux, argnums=argnums)
+        if _positive(num_samples) == 1:
+            return one(key, *args)
+        samples = jax.vmap(lambda k: one(k, *args))(jax.random.split(as_key(key), num_samples))
+        return jax.tree.map(lambda x: _mean(x, self.name), samples)
+
+    def value_and_grad(
+        self,
+        key: Any,
+        *args: Any,
+        argnums: int | Sequence[int] = 0,
+        has_aux: bool = False,
+        num_samples: int = 1,
+        state: Any = None,
+    ) -> Any:
+        """Unbiased estimates of the objective and of its gradient.
+
+        Args:
+            key: a JAX random key.
+            *args: the objective's arguments.
+            argnums: which arguments to differentiate.
+            has_aux: whether the program returns (value, aux); aux is averaged over samples
+                and over the points of multi-point sites.
+            num_samples: independent surrogates to average.
+            state: of the strategies, from `init`; with it the result is
+                ((value, gradient), new state).
+
+        Returns:
+            (value, gradient), value being (value, aux) with `has_aux`. The gradient has the
+            structure of the arguments, with None for leaves that are not floating.
+        """
+        nums = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+        leaves, treedef = jax.tree.flatten([args[i] for i in nums])
+        free = [is_traced(x) and is_inexact(x) for x in leaves]
+
+        def value(free_leaves: list[Any]) -> Any:
+            rest = iter(free_leaves)
+            merged = [next(rest) if f else x for x, f in zip(leaves, free, strict=True)]
+            full = list(args)
+            for i, arg in zip(nums, jax.tree.unflatten(treedef, merged), strict=True):
+                full[i] = arg
+            return self.estimate(key, *full, has_aux=has_aux, num_samples=num_samples, argnums=nums)
+
+        inputs = [jnp.asarray(x) for x, f in zip(leaves, free, strict=True) if f]
+        out, slopes = jax.value_and_grad(value, has_aux=has_aux)(inputs)
+        rest = iter(slopes)
+        grads = jax.tree.unflatten(treedef, [next(rest) if f else None for f in free])
+        result = out, grads[0] if isinstance(argnums, int) else tuple(grads)
+        return result if state is None else (result, state)
+
+    def grad(self, key: Any, *args: Any, **kwargs: Any) -> Any:
+        """The gradient of `value_and_grad`; with `has_aux`, (gradient, aux)."""
+        out, grads = self.value_and_grad(key, *args, **kwargs)
+        return (grads, out[1]) if kwargs.get("has_aux") else grads
+
+    def init(self, key: Any, *args: Any) -> Any:
+        """The state of the strategies; those of this version have none, so it is ()."""
+        del key, args
+        return ()
+
+    def find_nonfinite(self, key: Any, *args: Any, num_samples: int = 1) -> str:
+        """Where the first NaN or infinity of an estimate comes from, as a sentence.
+
+        Args:
+            key, *args, num_samples: as they were for the estimate.
+        """
+        staged, plan = self._compile(args, has_aux=False)
+        keys = [as_key(key)] if num_samples == 1 else jax.random.split(as_key(key), num_samples)
+        for k in keys:
+            found = first_nonfinite(plan, staged.inputs, k)
+            if found:
+                return found
+        _, grads = self.value_and_grad(key, *args, num_samples=num_samples)
+        for path, slope in jax.tree_util.tree_leaves_with_path(grads):
+            if not bool(jnp.all(jnp.isfinite(slope))):
+                where = jax.tree_util.keystr(path)
+                return (
+                    f"every value is finite, but the gradient in the leaf {where or 'given'} is not"
+                )
+        return "every value and gradient is finite"
+
+    def explain(self, *args: Any, has_aux: bool = False) -> str:
+        """One line a site: its strategy, why, what it costs and what it touches."""
+        return explain(self._compile(args, has_aux)[1], self.name)
+
+    def _compile(
+        self, args: Sequence[Any], has_aux: bool, argnums: Sequence[int] | None = None
+    ) -> tuple[Staged, Plan]:
+        staged = stage(self.fun, *args)
+        self._check_output(staged, has_aux)
+        chooser = Chooser(self.overrides)
+        flat = inline(staged.jaxpr, chooser.unroll)
+        plan = make_plan(flat, chooser.choose, chooser.fallback)
+        self._check_overrides(plan)
+        nums = range(len(args)) if argnums is None else argnums
+        differentiated = [
+            i in nums and is_inexact(leaf)
+            for i, arg in enumerate(args)
+            for leaf in jax.tree.leaves(arg)
+            if is_traced(leaf)
+        ]
+        check(plan, differentiated)
+        return staged, plan
+
+    def _check_output(self, staged: Staged, has_aux: bool) -> None:
+        shapes = staged.out_shapes
+        value = shapes[0] if has_aux and isinstance(shapes, tuple) and len(shapes) == 2 else shapes
+        scalar = isinstance(value, jax.ShapeDtypeStruct) and value.shape == ()
+        if not scalar or not jnp.issubdtype(value.dtype, jnp.floating):
+            raise error(
+                f"objective {self.name!r}",
+                "an objective is one real number",
+                expected="a floating scalar" + (", and aux beside it" if has_aux else ""),
+                got=str(jax.tree.map(lambda s: f"{s.dtype}{list(s.shape)}", shapes)),
+                remedy="sum or average inside the objective; return (value, aux) and pass "
+                "has_aux=True for anything else",
+            )
+
+    def _check_overrides(self, plan: Plan) -> None:
+        labels = sorted({info.label for info in plan.sites.values()})
+        for name in self.overrides:
+            found = [label for label in labels if matches(label, name)]
+            if len(found) != 1:
+                raise error(
+                    f"objective {self.name!r}",
+                    f"using({{{name!r}: ...}}) names " + ("several sites" if found else "no site"),
+                    expected="a suffix of the label of one site",
+                    got=f"{name!r}, which fits {', '.join(found) or 'none'}",
+                    remedy=f"use one of: {', '.join(labels) or 'this objective has no sites'}",
+                )
+
+
+def expectation(fun: Callable) -> Expectation:
+    """Make a program that returns a number the objective E[number].
+
+    Example:
+        >>> import estimand as em, jax, numpyro.distributions as dist
+        >>> @em.expectation
+        ... def second_moment(mu):
+        ...     return em.draw(dist.Normal(mu, 1.0)) ** 2
+        >>> value, grad = second_moment.value_and_grad(jax.random.key(0), 3.0, num_samples=4000)
+        >>> bool(abs(value - 10.0) < 0.5), bool(abs(grad - 6.0) < 0.2)
+        (True, True)
+    """
+    return Expectation(fun)
+
+
+def _positive(num_samples: int) -> int:
+    if not isinstance(num_samples, int) or num_samples < 1:
+        raise error(
+            "num_samples",
+            "at least one sample is needed",
+            expected="a positive integer",
+            got=repr(num_samples),
+            remedy="pass num_samples=1 or more",
+        )
+    return num_samples
+
+
+def _mean(samples: jax.Array, name: str) -> jax.Array:
+    if is_inexact(samples):
+        return jnp.mean(samples, axis=0)
+    raise error(
+        f"aux of objective {name!r}",
+        "aux is averaged over samples, and this leaf is not floating",
+        expected="floating aux with num_samples > 1",
+        got=str(samples.dtype),
+        remedy="cast it to float, or use num_samples=1",
+    )
