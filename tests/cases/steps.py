@@ -1,0 +1,168 @@
+"""Cases: sites in loops."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+import estimand as em
+from tests.cases.table import DISCRETE, case, flip
+from tests.oracle import sigmoid
+
+WEIGHTS = np.array([0.5, -0.3, 0.8, 0.1])
+
+
+@case((0.2, 0.4), DISCRETE)
+class RunningSumInScan:
+    def program(t, via):
+        def step(total, weight):
+            total = total + flip(jax.nn.sigmoid(t[0] + weight), via)
+            return total, (total - t[1]) ** 2
+
+        _, costs = lax.scan(step, jnp.zeros_like(t[0]), jnp.asarray(WEIGHTS, t.dtype))
+        return costs.sum()
+
+    def exact(world, t):
+        state, total = 0.0, 0.0
+        for weight in WEIGHTS:
+            state += world.flip(sigmoid(t[0] + weight))
+            total += (state - t[1]) ** 2
+        return total
+
+
+@case((0.2, 0.4), DISCRETE)
+class LossInTheCarryOfAScan:
+    def program(t, via):
+        def step(carry, weight):
+            state, loss = carry
+            x = flip(jax.nn.sigmoid(t[0] + weight * state), via)
+            state = 0.5 * state + x
+            return (state, loss + (state - t[1]) ** 2), None
+
+        start = (jnp.ones_like(t[0]), jnp.zeros_like(t[0]))
+        (_, loss), _ = lax.scan(step, start, jnp.asarray(WEIGHTS, t.dtype))
+        return loss
+
+    def exact(world, t):
+        state, loss = 1.0, 0.0
+        for weight in WEIGHTS:
+            state = 0.5 * state + world.flip(sigmoid(t[0] + weight * state))
+            loss += (state - t[1]) ** 2
+        return loss
+
+
+@case((0.2, 0.4), DISCRETE)
+class ReverseScanWithALossAtTheEnd:
+    def program(t, via):
+        def step(state, weight):
+            x = flip(jax.nn.sigmoid(t[0] + weight), via)
+            state = state * t[1] + x
+            return state, x * state
+
+        final, costs = lax.scan(
+            step, jnp.ones_like(t[0]), jnp.asarray(WEIGHTS, t.dtype), reverse=True
+        )
+        return jnp.sin(final) + jnp.tanh(costs.sum())
+
+    def exact(world, t):
+        state, total = 1.0, 0.0
+        for weight in WEIGHTS[::-1]:
+            x = world.flip(sigmoid(t[0] + weight))
+            state = state * t[1] + x
+            total += x * state
+        return np.sin(state) + np.tanh(total)
+
+
+@case((0.2, 0.4), DISCRETE)
+class IndependentStepsOfAMap:
+    def program(t, via):
+        costs = lax.map(
+            lambda w: jnp.exp(t[1] * flip(jax.nn.sigmoid(t[0] + w), via)),
+            jnp.asarray(WEIGHTS, t.dtype),
+        )
+        return costs.sum()
+
+    def exact(world, t):
+        return sum(np.exp(t[1] * world.flip(p)) for p in sigmoid(t[0] + WEIGHTS))
+
+
+@case((0.2, 0.4), DISCRETE)
+class ForiLoop:
+    def program(t, via):
+        def body(i, total):
+            return total + flip(jax.nn.sigmoid(t[0] + 0.3 * i.astype(t.dtype)), via) * (
+                1 + t[1] * total
+            )
+
+        return lax.fori_loop(0, 4, body, jnp.zeros_like(t[0]))
+
+    def exact(world, t):
+        total = 0.0
+        for i in range(4):
+            total += world.flip(sigmoid(t[0] + 0.3 * i)) * (1 + t[1] * total)
+        return total
+
+
+@case((0.2, 0.4), (em.Score,))
+class WhileLoopOfRandomLength:
+    def program(t, via):
+        def body(carry):
+            count, total, _ = carry
+            x = flip(jax.nn.sigmoid(t[0] - 0.4 * total), via)
+            return count + 1, total + x + 0.2, x
+
+        def going(carry):
+            return (carry[2] > 0.5) & (carry[0] < 5)
+
+        start = (jnp.zeros((), int), jnp.zeros((), t.dtype), jnp.ones((), t.dtype))
+        return (lax.while_loop(going, body, start)[1] - t[1]) ** 2
+
+    def exact(world, t):
+        count, total, x = 0, 0.0, 1.0
+        while x > 0.5 and count < 5:
+            x = world.flip(sigmoid(t[0] - 0.4 * total))
+            count, total = count + 1, total + x + 0.2
+        return (total - t[1]) ** 2
+
+
+@case((0.2, 0.4), DISCRETE)
+class ScanInsideVmap:
+    def program(t, via):
+        def lane(level):
+            def step(state, weight):
+                state = 0.5 * state + flip(jax.nn.sigmoid(level + weight * state), via)
+                return state, state**2
+
+            _, costs = lax.scan(step, t[1], jnp.asarray(WEIGHTS[:3], t.dtype))
+            return costs.sum()
+
+        return jax.vmap(lane)(jnp.stack([t[0], 2 * t[1]])).sum()
+
+    def exact(world, t):
+        total = 0.0
+        for level in (t[0], 2 * t[1]):
+            state = t[1]
+            for weight in WEIGHTS[:3]:
+                state = 0.5 * state + world.flip(sigmoid(level + weight * state))
+                total += state**2
+        return total
+
+
+@case((0.2, 0.4), DISCRETE)
+class VmapInsideScan:
+    def program(t, via):
+        def step(states, weight):
+            xs = jax.vmap(lambda s: flip(jax.nn.sigmoid(t[0] + weight * s), via))(states)
+            states = t[1] * states + xs
+            return states, states[0] * states[1]
+
+        _, costs = lax.scan(step, jnp.ones((2,), t.dtype), jnp.asarray(WEIGHTS[:3], t.dtype))
+        return costs.sum()
+
+    def exact(world, t):
+        states, total = np.ones(2), 0.0
+        for weight in WEIGHTS[:3]:
+            xs = np.array([world.flip(sigmoid(t[0] + weight * s)) for s in states])
+            states = t[1] * states + xs
+            total += states[0] * states[1]
+        return total
