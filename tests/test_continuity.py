@@ -238,3 +238,23 @@ def test_a_discontinuity_that_only_static_arguments_reach_is_fine():
         return jnp.where(x > width, t, 2 * t).sum()
 
     jax.eval_shape(lambda key, t: objective.grad(key, t, 2), jax.random.key(0), THETA)
+
+
+@em.expectation
+def binarised(weights, image):
+    """Stochastic binarisation: the image moves a comparison, the weights do not."""
+    pixels = em.sample("noise", dist.Uniform(jnp.zeros(3), 1.0)) < image
+    return jnp.where(pixels, weights, 0.0).sum()
+
+
+def test_an_objective_may_hold_a_discontinuity_as_long_as_nothing_that_moves_it_is_differentiated():
+    args = jnp.ones(3), jnp.array([0.0, 1.0, 1.0])
+    assert binarised.estimate(jax.random.key(0), *args) == 2.0
+    assert "Uniform" in binarised.explain(*args)
+    np.testing.assert_array_equal(
+        jax.grad(binarised.surrogate, 1)(jax.random.key(0), *args), args[1]
+    )
+    with pytest.raises(em.EstimandError, match=r"'noise'(.|\n)*test_continuity\.py:\d+"):
+        jax.grad(binarised.surrogate, 2)(jax.random.key(0), *args)
+    with pytest.raises(em.EstimandError, match="'noise'"):
+        binarised.grad(jax.random.key(0), *args, argnums=1)

@@ -89,6 +89,22 @@ NONLINEAR = {
         float
     ),
 }
+
+
+@refused("inner", "using", "'z'")
+def an_inner_expectation_with_strategies_of_its_own(t):
+    return inner.using({"z": em.Score()})(t[0])
+
+
+@refused("'with_aux'", "one real number", "tuple")
+def an_inner_expectation_with_aux(t):
+    @em.expectation
+    def with_aux(p):
+        return p, {"p": p}
+
+    return with_aux(t[0])
+
+
 LINEAR = {
     "sum": lambda t: inner(t[0]) + 2 * inner(t[1]),
     "negated": lambda t: -inner(t[0]) - inner(t[1]) / 3,
@@ -153,6 +169,12 @@ def the_same_plate_below_a_higher_cap(t):
     return jnp.exp(xs.astype(float).sum() * t[1])
 
 
+@refused("'draw 10'", HERE, "65536", "177147", r"Score\(\)")
+def measure_valued_flips_that_multiply(t):
+    flips = [em.draw(dist.Bernoulli(probs=t[0]), via=em.MeasureValued()) for _ in range(11)]
+    return jnp.exp(sum(x.astype(float) for x in flips))
+
+
 def test_using_takes_a_suffix_and_lists_the_candidates_otherwise():
     @em.gen
     def guide(t):
@@ -176,6 +198,20 @@ def test_using_takes_a_suffix_and_lists_the_candidates_otherwise():
 
 
 START = (jax.random.key(0), THETA)
+
+
+def test_the_last_word_of_using_counts():
+    objective = inner_site.using({"z": em.Score()}).using({"guide/z": em.Enumerate()})
+    assert "Enumerate" in objective.explain(THETA)
+
+
+@em.expectation
+def inner_site(t):
+    @em.gen
+    def guide():
+        em.sample("z", dist.Bernoulli(probs=t[0]))
+
+    return guide.simulate().log_density
 
 
 def test_an_integer_aux_that_depends_on_a_lifted_site_is_refused():

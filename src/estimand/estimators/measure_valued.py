@@ -34,9 +34,9 @@ import numpyro.distributions as dists
 
 from estimand.errors import EstimandError, error
 from estimand.transforms.distributions import promoting
-from estimand.transforms.guards import first_order, refuse_derivative
+from estimand.transforms.guards import refuse_derivative
 from estimand.transforms.repairs import REPAIRED
-from estimand.transforms.strategy import Law, Strategy, beyond_order
+from estimand.transforms.strategy import Law, Strategy
 
 
 class Pair(NamedTuple):
@@ -160,12 +160,11 @@ class MeasureValued(Strategy):
         masks = _lane_masks(law)
         differences = f[1:].reshape(len(masks), len(pairs), 2, *f.shape[1:])
         surrogate = f[0]
-        why = partial(beyond_order, self, law.label, law.site.source)
         for mask, lane in zip(masks, differences, strict=True):
             for pair, (plus, minus) in zip(pairs, lane, strict=True):
                 theta, c = (_at_lane(p, mask, law) for p in (pair.theta, pair.c))
                 slope = c.astype(f.dtype) * (plus - minus)
-                surrogate = surrogate + first_order(slope, theta.astype(f.dtype), why)
+                surrogate = surrogate + law.first_order(self, slope, theta.astype(f.dtype))
         return surrogate
 
 

@@ -1,6 +1,5 @@
 """Which strategy a site gets: the user's, or a default with its reason."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from estimand.errors import EstimandError, error
@@ -22,11 +21,11 @@ OFFERED = (Pathwise(), Score(), Enumerate(), MeasureValued())
 class Chooser:
     """Choices per site, with `using` overriding `via` overriding the default."""
 
-    def __init__(self, overrides: Mapping[str, Strategy]):
+    def __init__(self, overrides: dict[str, Strategy]):
         self.overrides = overrides
 
     def explicit(self, site: Site, label: str) -> tuple[Strategy | None, str]:
-        for name, strategy in self.overrides.items():
+        for name, strategy in reversed(self.overrides.items()):  # the last word counts
             if matches(label, name):
                 return strategy, "chosen by using()"
         return site.via, "chosen by via="

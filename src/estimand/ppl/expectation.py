@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from estimand.errors import error
+from estimand.errors import EstimandError, error
 from estimand.ppl.choose import Chooser, matches
 from estimand.ppl.explain import explain
 from estimand.transforms.blame import first_nonfinite
 from estimand.transforms.check import check
-from estimand.transforms.guards import is_inexact
+from estimand.transforms.guards import is_inexact, refuse_derivative
 from estimand.transforms.inline import inline
 from estimand.transforms.lift import run
 from estimand.transforms.plan import Plan, make_plan
@@ -40,7 +40,11 @@ class Expectation:
         return f"<expectation {self.name}>"
 
     def __call__(self, *args: Any) -> Float[Array, ""]:
+        if self.overrides:
+            raise self._overridden()
         value = self.fun(*args)
+        if not isinstance(value, float | jax.Array):
+            raise self._not_one_number(type(value).__name__, has_aux=False)
         return mark(value, "expectation", name=self.name)
 
     def using(self, strategies: Mapping[str, Strategy]) -> "Expectation":
@@ -65,8 +69,9 @@ class Expectation:
         JAX's transformations, up to the order that the strategies declare.
 
         Args:
-            argnums: the arguments that will be differentiated, all of them if None: only
-                what depends on these can make a discontinuity harmful.
+            argnums: the arguments that will be differentiated: only what depends on these can
+                make a discontinuity harmful. If None, an argument by which a derivative would
+                be biased raises when it is differentiated.
         """
         staged, plan = self._compile(args, has_aux, argnums)
         outs, control = run(plan, staged.inputs, as_key(key))
@@ -151,7 +156,7 @@ class Expectation:
         Args:
             key, *args, num_samples: as they were for the estimate.
         """
-        staged, plan = self._compile(args, has_aux=False)
+        staged, plan = self._compile(args, has_aux=False, argnums=())
         keys = [as_key(key)] if num_samples == 1 else jax.random.split(as_key(key), num_samples)
         for k in keys:
             found = first_nonfinite(plan, staged.inputs, k)
@@ -168,7 +173,7 @@ class Expectation:
 
     def explain(self, *args: Any, has_aux: bool = False) -> str:
         """One line a site: its strategy, why, what it costs and what it touches."""
-        return explain(self._compile(args, has_aux)[1], self.name)
+        return explain(self._compile(args, has_aux, argnums=())[1], self.name)
 
     def _compile(
         self, args: Sequence[Any], has_aux: bool, argnums: Sequence[int] | None = None
@@ -179,29 +184,41 @@ class Expectation:
         flat = inline(staged.jaxpr, chooser.unroll)
         plan = make_plan(flat, chooser.choose, chooser.fallback)
         self._check_overrides(plan)
-        nums = range(len(args)) if argnums is None else argnums
-        differentiated = [
-            i in nums and is_inexact(leaf)
-            for i, arg in enumerate(args)
-            for leaf in jax.tree.leaves(arg)
-            if is_traced(leaf)
-        ]
-        check(plan, differentiated)
-        return staged, plan
+        owners = [i for i, arg in enumerate(args) for x in jax.tree.leaves(arg) if is_traced(x)]
+        free = [is_inexact(x) for x in staged.inputs]
+        if argnums is not None:
+            check(plan, [i in argnums and f for i, f in zip(owners, free, strict=True)])
+            return staged, plan
+        check(plan, [False] * len(owners))
+        return staged._replace(inputs=_guarded(plan, staged.inputs, owners)), plan
 
     def _check_output(self, staged: Staged, has_aux: bool) -> None:
         shapes = staged.out_shapes
         value = shapes[0] if has_aux and isinstance(shapes, tuple) and len(shapes) == 2 else shapes
         scalar = isinstance(value, jax.ShapeDtypeStruct) and value.shape == ()
         if not scalar or not jnp.issubdtype(value.dtype, jnp.floating):
-            raise error(
-                f"objective {self.name!r}",
-                "an objective is one real number",
-                expected="a floating scalar" + (", and aux beside it" if has_aux else ""),
-                got=str(jax.tree.map(lambda s: f"{s.dtype}{list(s.shape)}", shapes)),
-                remedy="sum or average inside the objective; return (value, aux) and pass "
-                "has_aux=True for anything else",
-            )
+            got = str(jax.tree.map(lambda s: f"{s.dtype}{list(s.shape)}", shapes))
+            raise self._not_one_number(got, has_aux)
+
+    def _not_one_number(self, got: str, has_aux: bool) -> EstimandError:
+        return error(
+            f"objective {self.name!r}",
+            "an objective is one real number",
+            expected="a floating scalar" + (", and aux beside it" if has_aux else ""),
+            got=got,
+            remedy="sum or average inside the objective; return (value, aux) and pass "
+            "has_aux=True for anything else",
+        )
+
+    def _overridden(self) -> EstimandError:
+        names = ", ".join(map(repr, self.overrides))
+        return error(
+            f"objective {self.name!r}",
+            "its using() holds for its own estimates, and here it is called inside a program",
+            expected="the strategies of an inner expectation given by the outer objective",
+            got=f"a call of {self.name}.using(...), which re-targets {names}",
+            remedy=f"call {self.name} itself, and put using() on the objective that calls it",
+        )
 
     def _check_overrides(self, plan: Plan) -> None:
         labels = sorted({info.label for info in plan.sites.values()})
@@ -230,6 +247,20 @@ def expectation(fun: Callable) -> Expectation:
         (True, True)
     """
     return Expectation(fun)
+
+
+def _guarded(plan: Plan, inputs: list[Any], owners: list[int]) -> list[Any]:
+    """The inputs; those of an argument by which a derivative would be biased refuse to have one."""
+    guarded = list(inputs)
+    for owner in set(owners):
+        mine = [i == owner for i in owners]
+        try:
+            check(plan, [m and is_inexact(x) for m, x in zip(mine, inputs, strict=True)])
+        except EstimandError as mistake:
+            why = functools.partial(EstimandError, str(mistake))
+            for k, x in enumerate(inputs):
+                guarded[k] = refuse_derivative(x, why) if mine[k] else guarded[k]
+    return guarded
 
 
 def _positive(num_samples: int) -> int:

@@ -182,12 +182,12 @@ def _excess(plan: Plan) -> dict[Path, str]:
         count = 1
         for path in paths:
             count *= plan.points[path]
-        caps = [cap for p in paths if (cap := getattr(plan.chosen[p].strategy, "cap", None))]
-        if len(paths) and caps and count > min(caps):
+        cap = min((plan.chosen[p].strategy.cap for p in paths), default=count)
+        if count > cap:
             giving = {p for p in paths if plan.chosen[p].default}
             if not giving:
-                raise _too_many(plan, paths, count, min(caps), why)
-            return {p: f"{count} points would meet, over the cap of {min(caps)}" for p in giving}
+                raise _too_many(plan, paths, count, cap, why)
+            return {p: f"{count} points would meet, over the cap of {cap}" for p in giving}
     return {}
 
 

@@ -11,6 +11,7 @@ Strategies are frozen dataclasses, so that they are static, hashable and print t
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -20,7 +21,10 @@ from jaxtyping import Array, Float, Key, Shaped
 from estimand.errors import EstimandError, error
 from estimand.transforms.density import draw, log_density
 from estimand.transforms.distributions import over_lanes
+from estimand.transforms.guards import first_order
 from estimand.transforms.primitives import Site
+
+MOST_POINTS = 2**16  # over all sites that meet in one value, where no strategy says less
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,11 @@ class Law:
             terms = jax.lax.cumsum(terms, axis=axis, reverse=direction == ">")
         return jnp.sum(terms, axis=tuple(sorted(self.joint)))
 
+    def first_order(self, strategy: "Strategy", slope: Any, parameter: Any) -> Any:
+        """A zero whose derivative in `parameter` is `slope`; a second derivative raises."""
+        why = partial(_beyond_order, strategy, self.label, self.site.source)
+        return first_order(slope, parameter, why)
+
 
 @dataclass(frozen=True)
 class RecordedLaw(Law):
@@ -94,12 +103,18 @@ class Strategy:
             `weights` must then say each point's probability, and the points of
             probability zero are replaced before the program sees them.
         caveat: what `explain` adds to every site with this strategy.
+
+    A field or attribute `cap` limits the points of all sites that meet in one value.
     """
 
     order: ClassVar[int | None] = None
     pathwise: ClassVar[bool] = False
     fixed_points: ClassVar[bool] = False
     caveat: ClassVar[str] = ""
+
+    @property
+    def cap(self) -> int:
+        return MOST_POINTS
 
     def refuses(self, dist: Any) -> str | None:
         """Why a (lane-free) NumPyro distribution cannot be given this strategy, or None."""
@@ -128,8 +143,8 @@ class Strategy:
         return None
 
 
-def beyond_order(strategy: Strategy, label: str, source: str) -> EstimandError:
-    """Raised by `first_order`; takes words only, since what it closes over outlives a trace."""
+def _beyond_order(strategy: Strategy, label: str, source: str) -> EstimandError:
+    """Takes words only, because what an error's closure holds outlives a trace."""
     return error(
         f"site {label!r} ({source})",
         f"{strategy} gives derivatives of order {strategy.order} only",
