@@ -9,9 +9,10 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import pytest
 from jax import lax
+from jax.extend.core.primitives import cond_p
 from jax.interpreters import ad, batching, mlir
 
-from estimand.transforms import jaxprs, primitives
+from estimand.transforms import jaxprs
 
 NAMES = {
     jax.core: ("ShapedArray", "Tracer"),
@@ -148,17 +149,32 @@ def test_an_equation_remembers_the_line_of_the_user():
     assert any(f.file_name == __file__ for f in eqn.source_info.traceback.frames)
 
 
-def test_a_branch_of_a_mapped_cond_is_batched_in_a_file_that_is_known_by_name():
-    """`batching_a_branch` knows a branch by the frame of JAX that batches it."""
-    asked = []
-    probe = jex.Primitive("probe in a branch")
-    probe.def_abstract_eval(lambda x: x)
+def test_the_batching_rule_of_a_cond_can_be_wrapped_and_is_given_the_branches():
+    """Its own rule makes a select of a cond with a mapped predicate; ours looks first."""
+    seen = []
+    rule = batching.fancy_primitive_batchers[cond_p]
 
-    def rule(axis_data, args, dims):
-        asked.append(primitives.batching_a_branch())
-        return probe.bind(*args), dims[0]
+    def wrapped(axis_data, args, dims, **params):
+        seen.append((dims[0], len(params["branches"])))
+        return rule(axis_data, args, dims, **params)
 
-    batching.fancy_primitive_batchers[probe] = rule
-    jax.make_jaxpr(jax.vmap(probe.bind))(jnp.arange(3.0))
-    jax.make_jaxpr(jax.vmap(lambda x: lax.cond(x > 0, probe.bind, jnp.sin, x)))(jnp.arange(3.0))
-    assert asked == [False, True]
+    batching.fancy_primitive_batchers[cond_p] = wrapped
+    try:
+        mapped = jax.vmap(lambda x, y: lax.cond(x > 0, jnp.sin, jnp.cos, y), (0, None))
+        jax.make_jaxpr(mapped)(jnp.arange(3.0), X)
+        mapped = jax.vmap(lambda x, y: lax.cond(x > 0, jnp.sin, jnp.cos, y), (None, 0))
+        jaxpr = jax.make_jaxpr(mapped)(X, jnp.arange(3.0))
+    finally:
+        batching.fancy_primitive_batchers[cond_p] = rule
+    assert seen == [(0, 2), (None, 2)]
+    assert "cond" in [eqn.primitive.name for eqn in jaxpr.jaxpr.eqns]
+
+
+def test_the_equations_of_a_jaxpr_can_be_replaced():
+    jaxpr = jax.make_jaxpr(jax.jit(lambda x: jnp.sin(x) + jnp.arange(3.0)))(X)
+    eqn = jaxpr.jaxpr.eqns[0]
+    (body,) = jaxprs.subjaxprs(eqn)
+    swapped = [e.replace(params={**e.params}) for e in body.jaxpr.eqns]
+    assert jaxprs.replace_jaxprs(eqn, lambda body: body) is eqn
+    again = jaxprs.replace_jaxprs(eqn, lambda body: jaxprs.with_equations(body, swapped))
+    assert again is not eqn and jnp.allclose(*[jaxprs.evaluate(e, X)[0] for e in (eqn, again)])

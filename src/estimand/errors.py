@@ -3,8 +3,11 @@
 import contextlib
 import functools
 import importlib.util
+import inspect
+import numbers
 import os
 import sys
+from typing import Any
 
 
 class EstimandError(ValueError):
@@ -30,6 +33,19 @@ def source_line() -> str:
             return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
         frame = frame.f_back  # type: ignore[assignment]
     return "unknown source"
+
+
+def definition(fun: Any) -> str:
+    """`file.py:12` of the definition of a function, as far as it has one."""
+    code = getattr(inspect.unwrap(fun), "__code__", None)
+    if code is None:
+        return "unknown source"
+    return f"{os.path.basename(code.co_filename)}:{code.co_firstlineno}"
+
+
+def is_count(x: Any) -> bool:
+    """Whether x is a whole number, of Python's or of NumPy's."""
+    return isinstance(x, numbers.Integral) and not isinstance(x, bool)
 
 
 def is_users(file: str) -> bool:

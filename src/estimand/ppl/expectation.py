@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from estimand.errors import EstimandError, error
+from estimand.errors import EstimandError, definition, error, is_count
 from estimand.ppl.choose import Chooser, matches
 from estimand.ppl.explain import explain
 from estimand.transforms.blame import first_nonfinite
@@ -36,8 +36,16 @@ class Expectation:
         self.name = getattr(fun, "__name__", "objective")
         functools.update_wrapper(self, fun, updated=())
 
+    def __get__(self, instance: Any, owner: Any = None) -> "Expectation":
+        """Of a method, the objective of one instance."""
+        return self if instance is None else Expectation(self.fun.__get__(instance), self.overrides)
+
     def __repr__(self) -> str:
         return f"<expectation {self.name}>"
+
+    @property
+    def where(self) -> str:
+        return f"objective {self.name!r} ({definition(self.fun)})"
 
     def __call__(self, *args: Any) -> Float[Array, ""]:
         if self.overrides:
@@ -61,7 +69,7 @@ class Expectation:
         key: Any,
         *args: Any,
         has_aux: bool = False,
-        argnums: Sequence[int] | None = None,
+        argnums: int | Sequence[int] = (),
     ) -> Any:
         """A scalar whose value and derivatives are unbiased estimates of the objective's.
 
@@ -69,9 +77,9 @@ class Expectation:
         JAX's transformations, up to the order that the strategies declare.
 
         Args:
-            argnums: the arguments that will be differentiated: only what depends on these can
-                make a discontinuity harmful. If None, an argument by which a derivative would
-                be biased raises when it is differentiated.
+            argnums: the arguments that will be differentiated. Where a derivative would be
+                biased, by one of these is an error now, and by another one when it is
+                differentiated.
         """
         staged, plan = self._compile(args, has_aux, argnums)
         outs, control = run(plan, staged.inputs, as_key(key))
@@ -87,7 +95,7 @@ class Expectation:
         *args: Any,
         has_aux: bool = False,
         num_samples: int = 1,
-        argnums: Sequence[int] | None = None,
+        argnums: int | Sequence[int] = (),
     ) -> Any:
         """An unbiased estimate of the objective: the mean of `num_samples` surrogates."""
         one = functools.partial(self.surrogate, has_aux=has_aux, argnums=argnums)
@@ -121,7 +129,7 @@ class Expectation:
             (value, gradient), value being (value, aux) with `has_aux`. The gradient has the
             structure of the arguments, with None for leaves that are not floating.
         """
-        nums = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+        nums = self._positions(argnums, args)
         leaves, treedef = jax.tree.flatten([args[i] for i in nums])
         free = [is_traced(x) and is_inexact(x) for x in leaves]
 
@@ -137,13 +145,15 @@ class Expectation:
         out, slopes = jax.value_and_grad(value, has_aux=has_aux)(inputs)
         rest = iter(slopes)
         grads = jax.tree.unflatten(treedef, [next(rest) if f else None for f in free])
-        result = out, grads[0] if isinstance(argnums, int) else tuple(grads)
+        result = out, tuple(grads) if isinstance(argnums, Sequence) else grads[0]
         return result if state is None else (result, state)
 
-    def grad(self, key: Any, *args: Any, **kwargs: Any) -> Any:
-        """The gradient of `value_and_grad`; with `has_aux`, (gradient, aux)."""
-        out, grads = self.value_and_grad(key, *args, **kwargs)
-        return (grads, out[1]) if kwargs.get("has_aux") else grads
+    def grad(self, key: Any, *args: Any, state: Any = None, **kwargs: Any) -> Any:
+        """The gradient of `value_and_grad`, or (gradient, aux); with `state`, (that, new state)."""
+        result = self.value_and_grad(key, *args, state=state, **kwargs)
+        (out, grads), new = result if state is not None else (result, None)
+        found = (grads, out[1]) if kwargs.get("has_aux") else grads
+        return found if state is None else (found, new)
 
     def init(self, key: Any, *args: Any) -> Any:
         """The state of the strategies; those of this version have none, so it is ()."""
@@ -156,7 +166,7 @@ class Expectation:
         Args:
             key, *args, num_samples: as they were for the estimate.
         """
-        staged, plan = self._compile(args, has_aux=False, argnums=())
+        staged, plan = self._compile(args, has_aux=False)
         keys = [as_key(key)] if num_samples == 1 else jax.random.split(as_key(key), num_samples)
         for k in keys:
             found = first_nonfinite(plan, staged.inputs, k)
@@ -173,28 +183,47 @@ class Expectation:
 
     def explain(self, *args: Any, has_aux: bool = False) -> str:
         """One line a site: its strategy, why, what it costs and what it touches."""
-        return explain(self._compile(args, has_aux, argnums=())[1], self.name)
+        return explain(self._compile(args, has_aux)[1], self.name)
 
     def _compile(
-        self, args: Sequence[Any], has_aux: bool, argnums: Sequence[int] | None = None
+        self, args: Sequence[Any], has_aux: bool, argnums: int | Sequence[int] = ()
     ) -> tuple[Staged, Plan]:
+        nums = self._positions(argnums, args)
         staged = stage(self.fun, *args)
         self._check_output(staged, has_aux)
         chooser = Chooser(self.overrides)
         flat = inline(staged.jaxpr, chooser.unroll)
         plan = make_plan(flat, chooser.choose, chooser.fallback)
         self._check_overrides(plan)
-        owners = [i for i, arg in enumerate(args) for x in jax.tree.leaves(arg) if is_traced(x)]
         free = [is_inexact(x) for x in staged.inputs]
-        if argnums is not None:
-            check(plan, [i in argnums and f for i, f in zip(owners, free, strict=True)])
-            return staged, plan
-        check(plan, [False] * len(owners))
-        return staged._replace(inputs=_guarded(plan, staged.inputs, owners)), plan
+        try:
+            check(plan, free)
+        except EstimandError:
+            owners = [i for i, arg in enumerate(args) for x in jax.tree.leaves(arg) if is_traced(x)]
+            check(plan, [i in nums and f for i, f in zip(owners, free, strict=True)])
+            staged = staged._replace(inputs=_guarded(plan, staged.inputs, owners))
+        return staged, plan
+
+    def _positions(self, argnums: int | Sequence[int], args: Sequence[Any]) -> tuple[int, ...]:
+        """`argnums` as positions of arguments, counted from the front."""
+        given = tuple(argnums) if isinstance(argnums, Sequence) else (argnums,)
+        inside = all(-len(args) <= i < len(args) for i in given)
+        if inside and len({i % len(args) for i in given}) == len(given):
+            return tuple(int(i) % len(args) for i in given)
+        raise error(
+            self.where,
+            "argnums names the arguments to differentiate, the key not counted",
+            expected=f"different integers from {-len(args)} to {len(args) - 1}"
+            if args
+            else "at least one argument",
+            got=repr(argnums),
+            remedy="count from the argument after the key, which is 0",
+        )
 
     def _check_output(self, staged: Staged, has_aux: bool) -> None:
-        shapes = staged.out_shapes
-        value = shapes[0] if has_aux and isinstance(shapes, tuple) and len(shapes) == 2 else shapes
+        value = shapes = staged.out_shapes
+        if has_aux:
+            value = shapes[0] if isinstance(shapes, tuple) and len(shapes) == 2 else None
         scalar = isinstance(value, jax.ShapeDtypeStruct) and value.shape == ()
         if not scalar or not jnp.issubdtype(value.dtype, jnp.floating):
             got = str(jax.tree.map(lambda s: f"{s.dtype}{list(s.shape)}", shapes))
@@ -202,9 +231,9 @@ class Expectation:
 
     def _not_one_number(self, got: str, has_aux: bool) -> EstimandError:
         return error(
-            f"objective {self.name!r}",
+            self.where,
             "an objective is one real number",
-            expected="a floating scalar" + (", and aux beside it" if has_aux else ""),
+            expected="a pair of a floating scalar and aux" if has_aux else "a floating scalar",
             got=got,
             remedy="sum or average inside the objective; return (value, aux) and pass "
             "has_aux=True for anything else",
@@ -213,7 +242,7 @@ class Expectation:
     def _overridden(self) -> EstimandError:
         names = ", ".join(map(repr, self.overrides))
         return error(
-            f"objective {self.name!r}",
+            self.where,
             "its using() holds for its own estimates, and here it is called inside a program",
             expected="the strategies of an inner expectation given by the outer objective",
             got=f"a call of {self.name}.using(...), which re-targets {names}",
@@ -226,7 +255,7 @@ class Expectation:
             found = [label for label in labels if matches(label, name)]
             if len(found) != 1:
                 raise error(
-                    f"objective {self.name!r}",
+                    self.where,
                     f"using({{{name!r}: ...}}) names " + ("several sites" if found else "no site"),
                     expected="a suffix of the label of one site",
                     got=f"{name!r}, which fits {', '.join(found) or 'none'}",
@@ -264,7 +293,7 @@ def _guarded(plan: Plan, inputs: list[Any], owners: list[int]) -> list[Any]:
 
 
 def _positive(num_samples: int) -> int:
-    if not isinstance(num_samples, int) or num_samples < 1:
+    if not is_count(num_samples) or num_samples < 1:
         raise error(
             "num_samples",
             "at least one sample is needed",
@@ -272,7 +301,7 @@ def _positive(num_samples: int) -> int:
             got=repr(num_samples),
             remedy="pass num_samples=1 or more",
         )
-    return num_samples
+    return int(num_samples)
 
 
 def _mean(samples: jax.Array, name: str) -> jax.Array:

@@ -22,6 +22,7 @@ from estimand.transforms.distributions import over_lanes
 from estimand.transforms.interpret import Handler, Path, address, has_sites
 from estimand.transforms.jaxprs import Equation, close, scopes, subjaxprs
 from estimand.transforms.primitives import Site, mark, mark_p, sample_p
+from estimand.transforms.supports import can_be_left
 
 
 def draw(site: Site, key: Any, leaves: list[Any]) -> Any:
@@ -48,9 +49,13 @@ def _cannot_draw(site: Site) -> EstimandError:
     )
 
 
-def log_density(site: Site, value: Any, leaves: list[Any]) -> Any:
-    """log d(value), of shape lanes + batch; one call in the jaxpr, so that passes know it."""
-    return _log_density(site, value, leaves)
+def log_density(site: Site, value: Any, leaves: list[Any], given: bool = False) -> Any:
+    """log d(value), of shape lanes + batch; one call in the jaxpr, so that passes know it.
+
+    A value that is `given`, and not the site's own draw, may lie outside of the support,
+    where this is -inf.
+    """
+    return _log_density(site, value, leaves, given)
 
 
 def _named(name: str) -> Any:
@@ -61,12 +66,15 @@ def _named(name: str) -> Any:
     return rename
 
 
-@partial(jax.jit, static_argnames="site")
+@partial(jax.jit, static_argnames=("site", "given"))
 @_named(DENSITY)
-def _log_density(site: Site, value: Any, leaves: list[Any]) -> Any:
+def _log_density(site: Site, value: Any, leaves: list[Any], given: bool) -> Any:
 
     def one(value: Any, *leaves: Any) -> Any:
-        return site.structure.build(list(leaves)).log_prob(value)
+        dist = site.structure.build(list(leaves))
+        if given and can_be_left(dist):
+            dist = site.structure.build(list(leaves), validated=True)
+        return dist.log_prob(value)
 
     in_axes: Any = [[0, *axes] for axes in site.in_axes()]
     return over_lanes(one, site.lanes, in_axes)(value, *leaves)
@@ -119,7 +127,7 @@ class Assess(Recorder):
     def site(self, eqn: Equation, path: Path, address: str, leaves: list[Any]) -> Any:
         site = replace(eqn.params["site"], name=None, label=f"{self.owner}/{address}")
         value = mark(self.choices[address], "observed", name=site.label, info=site)
-        self.record(address, value, log_density(site, value, leaves))
+        self.record(address, value, log_density(site, value, leaves, given=True))
         return value
 
     def fork(self, eqn: Equation, path: Path, scope: Any, n: int | None) -> Any:

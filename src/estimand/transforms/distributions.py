@@ -8,7 +8,7 @@ supports (`Binomial(total_count)`), and enumerating a support needs its size.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,15 +49,22 @@ class Structure:
     fields: tuple[tuple[str, jax.tree_util.PyTreeDef, tuple[Any, ...]], ...]
     aux: tuple[tuple[str, Frozen], ...]
 
-    def build(self, leaves: list[Any]) -> Distribution:
-        """The distribution with these leaves; consumes them from the front of the list."""
+    def build(self, leaves: list[Any], validated: bool = False) -> Distribution:
+        """The distribution with these leaves; consumes them from the front of the list.
+
+        NumPyro's unflattening forgets the default of `validate_args`, with which a value
+        outside of the support has log density -inf; `validated` restores it.
+        """
         fields = {}
         for name, treedef, slots in self.fields:
-            fields[name] = treedef.unflatten([_fill(slot, leaves) for slot in slots])
+            fields[name] = treedef.unflatten([_fill(slot, leaves, validated) for slot in slots])
         aux = {name: frozen.value for name, frozen in self.aux}
         children = tuple(fields[name] for name in self.cls.gather_pytree_data_fields())
         statics = tuple(aux[name] for name in self.cls.gather_pytree_aux_fields())
-        return REPAIRED.get(self.cls, self.cls).tree_unflatten(statics, children)
+        dist = REPAIRED.get(self.cls, self.cls).tree_unflatten(statics, children)
+        if validated and dist._validate_args is None:
+            del dist._validate_args
+        return dist
 
     def placeholder(self, avals: Any) -> Distribution:
         """An instance of these shapes, for what does not depend on parameters' values."""
@@ -75,10 +82,22 @@ class Structure:
         return found
 
 
-def _fill(slot: Any, leaves: list[Any]) -> Any:
+def _fill(slot: Any, leaves: list[Any], validated: bool) -> Any:
     if isinstance(slot, Structure):
-        return slot.build(leaves)
+        return slot.build(leaves, validated)
     return leaves.pop(0) if slot is None else slot.value
+
+
+def parts(dist: Distribution) -> Iterator[Distribution]:
+    """A distribution and those that it is made of."""
+    yield dist
+    children = jax.tree.leaves(dist.tree_flatten()[0], is_leaf=_is_distribution)
+    for child in filter(_is_distribution, children):
+        yield from parts(child)
+
+
+def _is_distribution(x: Any) -> bool:
+    return isinstance(x, Distribution)
 
 
 def split(dist: Distribution, where: str) -> tuple[Structure, list[Any]]:
@@ -101,7 +120,7 @@ def split(dist: Distribution, where: str) -> tuple[Structure, list[Any]]:
     names = cls.gather_pytree_data_fields()
     for name, child in sorted(zip(names, children, strict=True), key=lambda pair: pair[0]):
         _refuse_closures(child, name, dist, where)
-        flat, treedef = jax.tree.flatten(child, is_leaf=lambda x: isinstance(x, Distribution))
+        flat, treedef = jax.tree.flatten(child, is_leaf=_is_distribution)
         slots: list[Any] = []
         for leaf in flat:
             if isinstance(leaf, Distribution):

@@ -94,19 +94,33 @@ def read(env: dict[Var, Any], atom: Any) -> Any:
     return atom.val if isinstance(atom, Literal) else env[atom]
 
 
+def with_equations(jaxpr: Jaxpr, eqns: Sequence[Equation]) -> Jaxpr:
+    return jex.ClosedJaxpr(jaxpr.jaxpr.replace(eqns=list(eqns)), jaxpr.consts)
+
+
 def replace_jaxprs(eqn: Equation, change: Callable[[Jaxpr], Jaxpr]) -> Equation:
-    """The equation with each jaxpr among its parameters changed."""
+    """The equation with each jaxpr among its parameters changed; itself if none is."""
 
     def one(item: Any) -> Any:
         if not hasattr(item, "eqns"):
             return item
-        closed = change(close(item))
-        return closed if hasattr(item, "jaxpr") else closed.jaxpr
+        closed = close(item)
+        changed = change(closed)
+        if changed is closed:
+            return item
+        return changed if hasattr(item, "jaxpr") else changed.jaxpr
 
     params = {
-        name: type(param)(one(item) for item in param)
+        name: type(param)(map(one, param))
         if isinstance(param, tuple | list) and not hasattr(param, "_fields")
         else one(param)
         for name, param in eqn.params.items()
     }
-    return eqn.replace(params=params)
+    same = all(_same(params[name], param) for name, param in eqn.params.items())
+    return eqn if same else eqn.replace(params=params)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, tuple | list):
+        return all(x is y for x, y in zip(a, b, strict=True))
+    return a is b

@@ -12,7 +12,6 @@ Neither can run by itself: a site reached with no interpreter around it is an er
 says which interpreter is missing.
 """
 
-import sys
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,10 +20,12 @@ import jax
 import jax.numpy as jnp
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
+from jax.extend.core.primitives import cond_p
 from jax.interpreters import ad, batching, mlir
 
 from estimand.errors import EstimandError, error, source_line
 from estimand.transforms.distributions import Structure, split, value_aval
+from estimand.transforms.jaxprs import Equation, Jaxpr, replace_jaxprs, with_equations
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Site:
     `lanes` are the sizes of the axes that `vmap` added, outermost first, and
     `mapped[i][j]` says whether leaf j has lane axis i among its leading axes. `name` is the
     user's (None for `draw`); `label` is set by `simulate`, once the address is known.
-    `in_branch` says that a `vmap` batched it while batching a branch: `batching_a_branch`.
+    `selected` says that it was in a branch that is one no longer: see `_cond_batching`.
     """
 
     name: str | None
@@ -42,7 +43,7 @@ class Site:
     via: Any
     source: str
     label: str | None = None
-    in_branch: bool = False
+    selected: bool = False
     lanes: tuple[int, ...] = ()
     mapped: tuple[tuple[bool, ...], ...] = ()
 
@@ -75,7 +76,7 @@ class Site:
 class Mark:
     """The meaning of a `mark_p`.
 
-    kind "factor": a log weight, part of a generative function's density.
+    kind "factor": a log weight, part of a generative function's density; `selected` as of a site.
     kind "detach": no score, no weight derivative, no pathwise derivative through here.
     kind "continuous": the user vouches that no discontinuity matters here.
     kind "expectation": the value of an inner expectation; only linear uses keep its meaning.
@@ -87,6 +88,7 @@ class Mark:
     name: str | None = None
     source: str = ""
     info: Hashable = None
+    selected: bool = False
 
 
 sample_p = Primitive("sample")
@@ -108,33 +110,6 @@ def mark(x: Any, kind: str, name: str | None = None, info: Hashable = None) -> j
     return mark_p.bind(jnp.asarray(x), mark=Mark(kind, name, source_line(), info))
 
 
-def trace_boundary(fun: Any) -> Any:
-    """Marks a function of ours whose frame ends the search of `batching_a_branch`."""
-    _BOUNDARIES.add(fun.__code__)
-    return fun
-
-
-_BOUNDARIES: set[Any] = set()
-
-
-def batching_a_branch() -> bool:
-    """Whether JAX is batching a branch of a `cond` that is part of this program.
-
-    A `vmap` turns a `cond` with a batched predicate into a `select` before any interpreter
-    sees it. Both branches' sites then look unconditional, and only this flag, set while the
-    branch was batched, tells that they are not. (A `cond` that stays one is told by its
-    equation.)
-    """
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code in _BOUNDARIES:
-            return False
-        if frame.f_code.co_filename.endswith("control_flow/conditionals.py"):
-            return True
-        frame = frame.f_back  # type: ignore[assignment]
-    return False
-
-
 @sample_p.def_abstract_eval
 def _sample_aval(*leaves: Any, site: Site) -> ShapedArray:
     out = value_aval(site.structure, site.bare(leaves))
@@ -145,12 +120,7 @@ def _sample_batching(axis_data: Any, leaves: Any, dims: Any, *, site: Site) -> t
     """One more lane axis, in front of the others."""
     leaves = [x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(leaves, dims, strict=True)]
     mapped = tuple(d is not None for d in dims)
-    site = replace(
-        site,
-        lanes=(axis_data.size, *site.lanes),
-        mapped=(mapped, *site.mapped),
-        in_branch=site.in_branch or batching_a_branch(),
-    )
+    site = replace(site, lanes=(axis_data.size, *site.lanes), mapped=(mapped, *site.mapped))
     return sample_p.bind(*leaves, site=site), 0
 
 
@@ -193,14 +163,50 @@ def _mark_impl(x: Any, *, mark: Mark) -> Any:
     return x
 
 
-def _mark_batching(args: Any, dims: Any, *, mark: Mark) -> tuple[Any, Any]:
-    return mark_p.bind(*args, mark=mark), dims[0]
+def _mark_batching(axis_data: Any, args: Any, dims: Any, *, mark: Mark) -> tuple[Any, Any]:
+    """A factor counts once a lane, also where it is the same in every lane."""
+    (x,), (dim,) = args, dims
+    if mark.kind == "factor":
+        lanes = (axis_data.size, *jnp.shape(x))
+        x = jnp.broadcast_to(x, lanes) if dim is None else jnp.moveaxis(x, dim, 0)
+        dim = 0
+    return mark_p.bind(x, mark=mark), dim
 
 
 def _mark_jvp(primals: Any, tangents: Any, *, mark: Mark) -> tuple[Any, Any]:
     return mark_p.bind(*primals, mark=mark), tangents[0]
 
 
-batching.primitive_batchers[mark_p] = _mark_batching
+batching.fancy_primitive_batchers[mark_p] = _mark_batching
 ad.primitive_jvps[mark_p] = _mark_jvp
 mlir.register_lowering(mark_p, lambda ctx, x, *, mark: [x])
+
+
+def _cond_batching(axis_data: Any, args: Any, dims: Any, *, branches: Any, **params: Any) -> Any:
+    """JAX's own rule; where it makes a `cond` a `select`, the branches' sites are told.
+
+    It does so where the predicate is batched, before any interpreter sees the `cond`. The
+    sites of all branches are then reached unconditionally, and nothing else would tell.
+    """
+    if dims[0] is not None:
+        branches = tuple(map(_selected, branches))
+    return _batch_cond(axis_data, args, dims, branches=branches, **params)
+
+
+def _selected(jaxpr: Jaxpr) -> Jaxpr:
+    """The jaxpr, its sites and factors marked as selected; itself if there are none."""
+    eqns = [_selected_equation(eqn) for eqn in jaxpr.eqns]
+    same = all(a is b for a, b in zip(eqns, jaxpr.eqns, strict=True))
+    return jaxpr if same else with_equations(jaxpr, eqns)
+
+
+def _selected_equation(eqn: Equation) -> Equation:
+    if eqn.primitive is sample_p:
+        return eqn.replace(params={"site": replace(eqn.params["site"], selected=True)})
+    if eqn.primitive is mark_p:
+        return eqn.replace(params={"mark": replace(eqn.params["mark"], selected=True)})
+    return replace_jaxprs(eqn, _selected)
+
+
+_batch_cond = batching.fancy_primitive_batchers[cond_p]
+batching.fancy_primitive_batchers[cond_p] = _cond_batching

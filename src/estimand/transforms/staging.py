@@ -11,7 +11,6 @@ import jax
 import numpy as np
 
 from estimand.transforms.jaxprs import Jaxpr, trace
-from estimand.transforms.primitives import trace_boundary
 
 
 class Staged(NamedTuple):
@@ -27,7 +26,6 @@ def is_traced(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array | np.ndarray | np.generic | float | complex)
 
 
-@trace_boundary
 def stage(fun: Callable, *args: Any) -> Staged:
     """Trace `fun(*args)` with the array leaves of args as inputs."""
     leaves, treedef = jax.tree.flatten(args)

@@ -6,29 +6,53 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from numpyro.distributions import constraints
+import numpyro.distributions as dists
+from numpyro.distributions import Distribution, constraints
 
 from estimand.transforms.dependence import Dependence
-from estimand.transforms.distributions import Structure, promoting
+from estimand.transforms.distributions import Structure, parts, promoting
 from estimand.transforms.jaxprs import is_concrete, trace
 from estimand.transforms.places import Dep, State
+from estimand.transforms.repairs import REPAIRED
 
 
 @functools.lru_cache(maxsize=4096)
 def bounding_leaves(structure: Structure, avals: tuple[Any, ...]) -> frozenset[int]:
-    """The leaves of a distribution that its support depends on (high of Uniform(0, high))."""
+    """The leaves of a distribution that its support depends on (high of Uniform(0, high)).
+
+    Those that `support` is computed from, also in the distributions that this one is made
+    of: NumPyro names the support of a mixture's first component only, and takes the image of
+    a transform for all of the reals if it is not told otherwise.
+    """
 
     def bounds(*leaves: Any) -> list[Any]:
-        return jax.tree.leaves(structure.build(list(leaves)).support)
+        found: list[Any] = []
+        for dist in parts(structure.build(list(leaves))):
+            try:
+                found += jax.tree.leaves(dist.support)
+            except NotImplementedError:
+                pass
+            if isinstance(dist, dists.Delta):
+                found.append(dist.v)
+            if isinstance(dist, dists.TransformedDistribution):
+                found += jax.tree.leaves(_moving(dist))
+        return found
 
-    try:
-        jaxpr, _ = trace(promoting(bounds), *avals)
-    except NotImplementedError:
-        return frozenset()
+    jaxpr, _ = trace(promoting(bounds), *avals)
     inputs = [State({(i,): Dep(())}) for i in range(len(avals))]
     dependence = Dependence(lambda info: False)
     outs = dependence.outputs(dependence.analyse(jaxpr, inputs))
     return frozenset(path[0] for out in outs for path in out.deps)
+
+
+def _moving(dist: dists.TransformedDistribution) -> list[Any]:
+    """The transforms whose parameters move the support: those of something not all the reals."""
+    support, moving = dist.base_dist.support, []
+    for transform in dist.transforms:
+        if not is_whole(support):
+            moving.append(transform)
+        support = transform.codomain
+    return moving
 
 
 class Range(NamedTuple):
@@ -96,9 +120,25 @@ def range_of(support: Any) -> Range | None:
         return Range(float(np.max(low)), float(np.min(high)), True)
     if name in ("Real", "RealVector", "RealMatrix"):
         return Range(-np.inf, np.inf, False)
-    if hasattr(support, "lower_bound") or hasattr(support, "upper_bound"):
+    if _has_ends(support):
         return Range(float(np.max(low)), float(np.min(high)), False)
     return None
+
+
+def can_be_left(dist: Distribution) -> bool:
+    """Whether a given value may lie outside of a support that can be tested for exactly.
+
+    A simplex, a sphere or a correlation matrix is tested up to a rounding error, and a long
+    vector that is one exactly may fail; those are left to the user.
+    """
+    found = [each.support for each in parts(dist) if type(each) not in REPAIRED.values()]
+    bases = [getattr(support, "base_constraint", support) for support in found]
+    tested = [s.is_discrete or range_of(s) is not None or _has_ends(s) for s in bases]
+    return all(tested) and not all(map(is_whole, bases))
+
+
+def _has_ends(support: Any) -> bool:
+    return hasattr(support, "lower_bound") or hasattr(support, "upper_bound")
 
 
 def is_whole(support: Any) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from estimand.errors import error
+from estimand.errors import EstimandError, error
 from estimand.transforms.interpret import Path, address, source_of
 from estimand.transforms.jaxprs import Equation, Jaxpr, close, scopes, subjaxprs
 from estimand.transforms.primitives import Site, mark_p, sample_p
@@ -78,6 +78,8 @@ def _walk(
             yield _found_site(eqn, owner, around, steps, branches)
         elif eqn.primitive is mark_p and eqn.params["mark"].kind == "factor":
             mark, aval = eqn.params["mark"], eqn.invars[0].aval
+            if mark.selected:
+                raise _selected(f"factor {mark.name!r} ({mark.source})", owner)
             name = address(around, mark.name)
             shape = (*steps, *aval.shape)
             yield Found(name, mark.source, shape, aval.dtype, steps, branches, None)
@@ -106,20 +108,24 @@ def _found_site(
             remedy="name it with em.sample, and integrate it out with a marginal where only the "
             "other choices matter",
         )
-    if site.in_branch and not branches:
-        raise error(
-            site.where,
-            f"a branch of a cond holds this site, but jax.vmap turned the cond into a select, "
-            f"so {owner} would count the sites of every branch",
-            expected="a cond whose predicate is not batched by a vmap inside the program",
-            got="a vmap of a cond with a batched predicate",
-            remedy="put the vmap outside of the generative function, or select the "
-            "distribution's parameters instead of branching",
-        )
+    if site.selected:
+        raise _selected(site.where, owner)
     aval = eqn.outvars[0].aval
     shape = (*steps, *aval.shape)
     name = address(scope, site.name)
     return Found(name, site.source, shape, aval.dtype, steps, branches, site)
+
+
+def _selected(where: str, owner: str) -> EstimandError:
+    return error(
+        where,
+        f"it is in a branch of a cond, but jax.vmap turned the cond into a select, so {owner} "
+        "would count it in every lane, whichever branch was taken",
+        expected="a cond whose predicate is not batched by a vmap inside the program",
+        got="a vmap of a cond with a batched predicate",
+        remedy="put the vmap outside of the generative function, or select the distribution's "
+        "parameters (or the log weight) instead of branching",
+    )
 
 
 def _check_pair(item: Found, other: Found, owner: str) -> None:
