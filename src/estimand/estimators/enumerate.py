@@ -19,7 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dists
+from jax.scipy.special import gammaln
 
+from estimand.errors import error, is_count, source_line
 from estimand.transforms.distributions import over_lanes, promoting
 from estimand.transforms.primitives import Site
 from estimand.transforms.strategy import Law, Strategy
@@ -46,6 +48,16 @@ class Enumerate(Strategy):
     fixed_points = True
     caveat = "no derivative from points of probability zero"
 
+    def __post_init__(self) -> None:
+        if not is_count(self.cap) or self.cap < 1:
+            raise error(
+                f"em.Enumerate ({source_line()})",
+                "the cap is a number of points",
+                expected="a positive integer",
+                got=repr(self.cap),
+                remedy="leave it out, or write Enumerate(cap=4096)",
+            )
+
     def refuses(self, dist: Any) -> str | None:
         if not dist.has_enumerate_support:
             return "its support is not finite"
@@ -54,7 +66,8 @@ class Enumerate(Strategy):
                 "NumPyro cannot enumerate to_event(); without it the lanes are enumerated for you"
             )
         try:
-            support_of(dist)
+            if not len(support_of(dist)):
+                return "its support is empty"
         except (NotImplementedError, jax.errors.JAXTypeError, jax.errors.ConcretizationTypeError):
             return "the size of its support is not static (pass its bounds as concrete integers)"
         return None
@@ -101,14 +114,15 @@ def _weights(site: Site, joint: tuple[int, ...], values: Any, leaves: list[Any])
 
 def probability(dist: Any, value: Any) -> Any:
     """P(x = value): from `probs` where there are any, because NumPyro's log_prob clamps them."""
+    while isinstance(dist, dists.ExpandedDistribution):
+        dist = dist.base_dist
     if isinstance(dist, dists.BernoulliProbs | dists.BernoulliLogits):
         return jnp.where(value == 1, dist.probs, 1 - dist.probs)
     if isinstance(dist, dists.CategoricalProbs | dists.CategoricalLogits):
-        probs = jnp.broadcast_to(dist.probs, (*dist.batch_shape, dist.probs.shape[-1]))
-        return _pick(probs, value)
+        probs = jnp.broadcast_to(dist.probs, (*jnp.shape(value), dist.probs.shape[-1]))
+        return jnp.take_along_axis(probs, value[..., None], axis=-1)[..., 0]
+    if isinstance(dist, dists.BinomialProbs | dists.BinomialLogits):
+        n, k = dist.total_count, value
+        ways = jnp.exp(gammaln(n + 1.0) - gammaln(k + 1.0) - gammaln(n - k + 1.0))
+        return ways * dist.probs**k * (1 - dist.probs) ** (n - k)
     return jnp.exp(dist.log_prob(value))
-
-
-def _pick(probs: Any, value: Any) -> Any:
-    index = jnp.broadcast_to(value, probs.shape[:-1])[..., None]
-    return jnp.take_along_axis(probs, index, axis=-1)[..., 0]

@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from estimand.errors import error, source_line
 from estimand.transforms.strategy import Law, Strategy
 
 
@@ -45,6 +46,16 @@ class Score(Strategy):
     """
 
     baseline: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.baseline, float | int):
+            raise error(
+                f"em.Score ({source_line()})",
+                "a baseline is a constant, because a strategy is a static part of the program",
+                expected="a Python number",
+                got=f"{type(self.baseline).__name__} {self.baseline!r}",
+                remedy="write the number itself, or float(x) of an array that is known",
+            )
 
     def points(self, key: Any, law: Law) -> Any:
         return jax.lax.stop_gradient(law.sample(key))

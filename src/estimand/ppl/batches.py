@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, Key, PyTree
 
-from estimand.errors import EstimandError, error
+from estimand.errors import EstimandError, error, is_count, source_line
 
 
 class Batches(NamedTuple):
@@ -51,35 +51,43 @@ def check_batches(data: PyTree, batch_size: int | None) -> Batches | None:
     size = _common_length(data)
     if batch_size is None:
         return None
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+    if not is_count(batch_size) or batch_size < 1:
         raise _batch_size_error(batch_size, "a positive integer", "pass batch_size=1 or more")
     if batch_size > size:
         remedy = f"pass batch_size={size} or less, or None for all rows at every step"
         raise _batch_size_error(batch_size, f"at most the {size} rows of the data", remedy)
-    return Batches(size, batch_size)
+    return Batches(size, int(batch_size))
 
 
 def _batch_size_error(batch_size: Any, expected: str, remedy: str) -> EstimandError:
     problem = "there are no batches of this size"
-    return error("batch_size", problem, expected=expected, got=repr(batch_size), remedy=remedy)
+    return error(
+        f"batch_size ({source_line()})",
+        problem,
+        expected=expected,
+        got=repr(batch_size),
+        remedy=remedy,
+    )
 
 
 def _common_length(data: PyTree) -> int:
     leaves = jax.tree_util.tree_flatten_with_path(data)[0]
     shapes = {"data" + jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}
     lengths = {shape[0] for shape in shapes.values() if shape}
-    got = ", ".join(f"{name} of shape {list(shape)}" for name, shape in shapes.items())
+    named = [f"{name} of shape {list(shape)}" for name, shape in shapes.items()]
+    got = ", ".join(named[:8] + ["..."] * (len(named) > 8))
     if len(lengths) != 1 or not all(shapes.values()):
         raise error(
-            "data",
+            f"data ({source_line()})",
             "the rows of the data are those of its arrays, one datum each",
             expected="a pytree of arrays of one and the same leading length",
             got=got or "no arrays",
-            remedy="stack the data along a leading axis; what is no data goes into args=",
+            remedy="make each an array with the data along its leading axis; what is no data goes "
+            "into args=",
         )
     if lengths == {0}:
         raise error(
-            "data",
+            f"data ({source_line()})",
             "there is no datum to train on",
             expected="at least one row",
             got=got,

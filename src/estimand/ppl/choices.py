@@ -1,24 +1,54 @@
 """Choices: nested dictionaries of values, and whether they fit a generative function."""
 
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions.constraints import Constraint, is_dependent
 
-from estimand.errors import EstimandError
+from estimand.errors import EstimandError, error, source_line
 from estimand.transforms.jaxprs import is_concrete
-from estimand.transforms.survey import Found
+from estimand.transforms.survey import Found, parents
 
 
-def flatten(choices: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested choices as a flat dict from `a/b` addresses to values."""
+def flatten(*choices: dict[str, Any], where: str) -> dict[str, Any]:
+    """Nested choices, taken together, as a flat dict from `a/b` addresses to values."""
     flat: dict[str, Any] = {}
-    for name, value in choices.items():
-        address = f"{prefix}{name}"
-        flat.update(flatten(value, f"{address}/") if isinstance(value, dict) else {address: value})
+    groups: dict[str, str] = {}  # every group that an address is in, and one such address
+    for group in choices:
+        for address, value in _walk(group, "", where):
+            other = next((name for name in (address, *parents(address)) if name in flat), None)
+            other = groups.get(address, other)
+            if other is not None:
+                raise error(
+                    where,
+                    f"two of the choices have a value at {min(address, other, key=len)!r}",
+                    expected="each address once, and none inside another",
+                    got=f"{other!r} and {address!r}" if other != address else f"{address!r} twice",
+                    remedy="drop one: a value that is observed must not be proposed too",
+                )
+            flat[address] = value
+            groups.update(dict.fromkeys(parents(address), address))
     return flat
+
+
+def _walk(group: Any, prefix: str, where: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(group, dict):
+        raise error(
+            where,
+            "choices are nested dictionaries",
+            expected="dictionaries from addresses to values or further dictionaries",
+            got=type(group).__name__,
+            remedy="pass trace.choices, or a dict such as {'z': 5.0}",
+        )
+    for name, value in group.items():
+        address = f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _walk(value, f"{address}/", where)
+        else:
+            yield address, value
 
 
 def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
@@ -35,6 +65,7 @@ def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
 
 def check_choices(choices: dict[str, Any], found: list[Found], owner: str) -> dict[str, Any]:
     """The choices as arrays of the sites' dtypes; every misfit is listed in one error."""
+    choices = flatten(choices, where=f"{owner}.assess ({source_line()})")
     sites = {item.address: item for item in found if item.site is not None}
     misfits = [_unknown(name, owner) for name in choices if name not in sites]
     values: dict[str, Any] = {}
@@ -51,8 +82,9 @@ def check_choices(choices: dict[str, Any], found: list[Found], owner: str) -> di
             misfits.append(f"{_at(site)}: {misfit}")
     if misfits:
         known = ", ".join(sorted(sites)) or "none"
+        listed = "\n  - ".join(misfits)
         raise EstimandError(
-            f"the choices do not fit {owner}:\n  - " + "\n  - ".join(misfits) + "\n  remedy:   "
+            f"the choices do not fit {owner} ({source_line()}):\n  - {listed}\n  remedy:   "
             f"give every choice of {owner} once (its addresses: {known}) in the shape and dtype "
             "of its site; nothing is broadcast or cast between integers and floats"
         )
@@ -75,7 +107,7 @@ def _fit(value: Any, site: Found) -> tuple[Any, str]:
     """The value as an array, and what is wrong with it."""
     try:
         array = jnp.asarray(value)
-    except TypeError:
+    except (TypeError, ValueError):
         got = type(value).__name__
         return value, f"not an array\n      expected: {_kind(site)}\n      got:      {got}"
     scalar = isinstance(value, bool | int | float)

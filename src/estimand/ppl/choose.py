@@ -1,5 +1,6 @@
 """Which strategy a site gets: the user's, or a default with its reason."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from estimand.errors import EstimandError, error
@@ -49,6 +50,20 @@ class Chooser:
             )
         return Chosen(strategy, why)
 
+    def check_overrides(self, labels: Sequence[str], where: str) -> None:
+        """Every name in `using` must be a suffix of the label of one site."""
+        known = sorted(set(labels))
+        for name in self.overrides:
+            found = [label for label in known if matches(label, name)]
+            if len(found) != 1:
+                raise error(
+                    where,
+                    f"using({{{name!r}: ...}}) names " + ("several sites" if found else "no site"),
+                    expected="a suffix of the label of one site",
+                    got=f"{name!r}, which fits {', '.join(found) or 'none'}",
+                    remedy=f"use one of: {', '.join(known) or 'this objective has no sites'}",
+                )
+
     def _default(self, info: SiteInfo, dist: Any) -> Chosen:
         if dist.has_rsample:
             return Chosen(Pathwise(), "default: the distribution is reparameterised", True)
@@ -83,6 +98,18 @@ class Chooser:
             if any(map(self._many, subjaxprs(eqn))):
                 return True
         return False
+
+
+def as_mapping(strategies: Any, where: str) -> Mapping[str, Strategy]:
+    if isinstance(strategies, Mapping):
+        return strategies
+    raise error(
+        where,
+        "using() says which site gets which strategy",
+        expected="a dictionary from labels to strategies",
+        got=repr(strategies),
+        remedy="write using({'z': em.Score()})",
+    )
 
 
 def matches(label: str, name: str) -> bool:

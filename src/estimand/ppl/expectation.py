@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from estimand.errors import EstimandError, definition, error, is_count
-from estimand.ppl.choose import Chooser, matches
+from estimand.ppl.choose import Chooser, as_mapping
 from estimand.ppl.explain import explain
 from estimand.transforms.blame import first_nonfinite
 from estimand.transforms.check import check
@@ -62,7 +62,7 @@ class Expectation:
             strategies: from a site's label (`guide/z`), or any unambiguous suffix of it
                 (`z`), to a strategy. Checked when the program is first traced.
         """
-        return Expectation(self.fun, {**self.overrides, **strategies})
+        return Expectation(self.fun, {**self.overrides, **as_mapping(strategies, self.where)})
 
     def surrogate(
         self,
@@ -194,7 +194,7 @@ class Expectation:
         chooser = Chooser(self.overrides)
         flat = inline(staged.jaxpr, chooser.unroll)
         plan = make_plan(flat, chooser.choose, chooser.fallback)
-        self._check_overrides(plan)
+        chooser.check_overrides([info.label for info in plan.sites.values()], self.where)
         free = [is_inexact(x) for x in staged.inputs]
         try:
             check(plan, free)
@@ -235,8 +235,8 @@ class Expectation:
             "an objective is one real number",
             expected="a pair of a floating scalar and aux" if has_aux else "a floating scalar",
             got=got,
-            remedy="sum or average inside the objective; return (value, aux) and pass "
-            "has_aux=True for anything else",
+            remedy="sum or average inside the objective; what else is wanted is aux, of "
+            "value_and_grad(..., has_aux=True), of which training makes no use",
         )
 
     def _overridden(self) -> EstimandError:
@@ -248,19 +248,6 @@ class Expectation:
             got=f"a call of {self.name}.using(...), which re-targets {names}",
             remedy=f"call {self.name} itself, and put using() on the objective that calls it",
         )
-
-    def _check_overrides(self, plan: Plan) -> None:
-        labels = sorted({info.label for info in plan.sites.values()})
-        for name in self.overrides:
-            found = [label for label in labels if matches(label, name)]
-            if len(found) != 1:
-                raise error(
-                    self.where,
-                    f"using({{{name!r}: ...}}) names " + ("several sites" if found else "no site"),
-                    expected="a suffix of the label of one site",
-                    got=f"{name!r}, which fits {', '.join(found) or 'none'}",
-                    remedy=f"use one of: {', '.join(labels) or 'this objective has no sites'}",
-                )
 
 
 def expectation(fun: Callable) -> Expectation:

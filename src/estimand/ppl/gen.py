@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from estimand.ppl.choices import check_choices, flatten, unflatten
+from estimand.ppl.choices import check_choices, unflatten
 from estimand.transforms.density import Assess, Recorder, Simulate
 from estimand.transforms.interpret import interpret
 from estimand.transforms.staging import Staged, stage
@@ -47,34 +47,38 @@ class GenerativeFunction:
         self.name = getattr(fun, "__name__", "program")
         functools.update_wrapper(self, fun, updated=())
 
+    def __get__(self, instance: Any, owner: Any = None) -> "GenerativeFunction":
+        """Of a method, the generative function of one instance."""
+        return self if instance is None else GenerativeFunction(self.fun.__get__(instance))
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.fun(*args, **kwargs)
 
     def __repr__(self) -> str:
         return f"<generative function {self.name}>"
 
-    def simulate(self, *args: Any) -> Trace:
+    def simulate(self, *args: Any, **kwargs: Any) -> Trace:
         """Draw every choice: x_i ~ d_i, and the log density of all of them.
 
         A program itself: run it with `em.seed`, or use it in an `em.expectation`, where each
         site is estimated by its own strategy.
         """
-        staged = stage(self.fun, *args)
+        staged = stage(self.fun, *args, **kwargs)
         return _run(staged, survey(staged.jaxpr, self.name), Simulate(self.name))
 
-    def assess(self, choices: dict[str, Any], *args: Any) -> Trace:
+    def assess(self, choices: dict[str, Any], *args: Any, **kwargs: Any) -> Trace:
         """The same reading with every choice given: sum_i log d_i(x_i), and the value.
 
         Raises:
             EstimandError: addresses, shapes, dtypes or supports that do not fit, all at once.
         """
-        staged = stage(self.fun, *args)
+        staged = stage(self.fun, *args, **kwargs)
         found = survey(staged.jaxpr, self.name)
-        values = check_choices(flatten(choices), found, self.name)
+        values = check_choices(choices, found, self.name)
         return _run(staged, found, Assess(self.name, values))
 
-    def log_density(self, choices: dict[str, Any], *args: Any) -> Float[Array, ""]:
-        """`assess(choices, *args).log_density`.
+    def log_density(self, choices: dict[str, Any], *args: Any, **kwargs: Any) -> Float[Array, ""]:
+        """`assess(choices, *args, **kwargs).log_density`.
 
         Example:
             >>> import estimand as em, numpyro.distributions as dist
@@ -84,7 +88,7 @@ class GenerativeFunction:
             >>> round(float(model.log_density({"x": 0.0})), 4)
             -0.9189
         """
-        return self.assess(choices, *args).log_density
+        return self.assess(choices, *args, **kwargs).log_density
 
 
 def gen(fun: Callable) -> GenerativeFunction:
@@ -111,5 +115,5 @@ def _run(staged: Staged, found: list[Found], recorder: Recorder) -> Trace:
     values = {name: r["value"] for name, r in records.items() if "value" in r}
     terms = {name: r["log_density"] for name, r in records.items()}
     taken = {name: records[name]["taken"] for name in values if name in conditional}
-    total = jnp.asarray(sum(jnp.sum(term) for term in terms.values()))
+    total = sum((jnp.sum(term) for term in terms.values()), start=jnp.zeros(()))
     return Trace(unflatten(values), total, value, unflatten(terms), unflatten(taken))

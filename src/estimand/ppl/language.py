@@ -5,10 +5,13 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 from numpyro.distributions import Distribution
 
 from estimand.errors import error, source_line
+from estimand.ppl.choices import flatten, unflatten
+from estimand.transforms.guards import is_inexact
 from estimand.transforms.interpret import interpret
 from estimand.transforms.jaxprs import SCOPE
 from estimand.transforms.primitives import bind_site, mark
@@ -69,7 +72,8 @@ def factor(name: str, log_weight: Any) -> None:
         >>> float(tilted.log_density({}, 2.0))
         -2.0
     """
-    mark(log_weight, "factor", name)
+    weight = jnp.asarray(log_weight)
+    mark(weight if is_inexact(weight) else weight.astype(float), "factor", name)
 
 
 def scope(name: str) -> AbstractContextManager:
@@ -140,35 +144,7 @@ def merge(*choices: dict[str, Any]) -> dict[str, Any]:
         >>> em.merge({"enc": {"z": 1.0}}, {"enc": {"y": 2.0}, "x": 3.0})
         {'enc': {'z': 1.0, 'y': 2.0}, 'x': 3.0}
     """
-    merged: dict[str, Any] = {}
-    for group in choices:
-        _merge_into(merged, group, "")
-    return merged
-
-
-def _merge_into(merged: dict[str, Any], group: dict[str, Any], prefix: str) -> None:
-    if not isinstance(group, dict):
-        raise error(
-            f"em.merge ({source_line()})",
-            "choices are nested dictionaries",
-            expected="dictionaries from addresses to values or further dictionaries",
-            got=f"{type(group).__name__}" + (f" at {prefix!r}" if prefix else ""),
-            remedy="pass trace.choices, or a dict such as {'z': 5.0}",
-        )
-    for name, value in group.items():
-        address = f"{prefix}/{name}" if prefix else name
-        if name not in merged:
-            merged[name] = merge(value) if isinstance(value, dict) else value
-        elif isinstance(merged[name], dict) and isinstance(value, dict):
-            _merge_into(merged[name], value, address)
-        else:
-            raise error(
-                f"em.merge ({source_line()})",
-                f"two of the merged choices have a value at {address!r}",
-                expected="each address in one of them only",
-                got=f"{address!r} twice",
-                remedy="drop it from one: a value that is observed must not be proposed too",
-            )
+    return unflatten(flatten(*choices, where=f"em.merge ({source_line()})"))
 
 
 def seed(fun: Callable) -> Callable:
@@ -189,8 +165,9 @@ def seed(fun: Callable) -> Callable:
         (5,)
     """
 
-    def run(key: Any, *args: Any) -> Any:
-        staged = stage(fun, *args)
-        return staged.unflatten(interpret(staged.jaxpr, staged.inputs, Seed(as_key(key))))
+    def run(key: Any, *args: Any, **kwargs: Any) -> Any:
+        handler = Seed(as_key(key))
+        staged = stage(fun, *args, **kwargs)
+        return staged.unflatten(interpret(staged.jaxpr, staged.inputs, handler))
 
     return run

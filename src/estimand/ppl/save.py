@@ -7,6 +7,7 @@ of comes from a tree like it.
 
 import json
 import os
+import zipfile
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from estimand.errors import error
+from estimand.errors import EstimandError, error
 
 HEADER, VERSION = "estimand", 1
 PLAIN = (bool, int, float, complex, str)
@@ -36,6 +37,9 @@ def save(path: str | os.PathLike, tree: PyTree) -> None:
         {'n': 7, 'w': Array([0., 1., 2.], dtype=float32)}
     """
     leaves = _leaves(tree)
+    for name, leaf in leaves.items():
+        if leaf is ...:
+            raise _unsavable(name, leaf)
     header = {name: _entry(name, leaf) for name, leaf in leaves.items()}
     arrays = {name: _content(leaf) for name, leaf in leaves.items() if isinstance(leaf, ARRAYS)}
     arrays[HEADER] = np.array(json.dumps({"version": VERSION, "leaves": header}))
@@ -77,15 +81,7 @@ def load(path: str | os.PathLike, like: PyTree) -> PyTree:
         >>> bool(run(10, resume=fit).params == run(20).params)
         True
     """
-    with np.load(path, allow_pickle=False) as file:
-        if HEADER not in file:
-            raise error(
-                os.fspath(path),
-                "this file was not written by em.save",
-                expected=f"an entry {HEADER!r} among its arrays",
-                got=", ".join(file.files) or "no arrays",
-                remedy="read it with numpy.load",
-            )
+    with _open(path) as file:
         saved = json.loads(str(file[HEADER]))["leaves"]
         wanted = _leaves(like)
         _compare(os.fspath(path), saved, wanted)
@@ -94,6 +90,25 @@ def load(path: str | os.PathLike, like: PyTree) -> PyTree:
             for name, leaf in wanted.items()
         ]
     return jax.tree.unflatten(jax.tree.structure(like, is_leaf=_is_none), leaves)
+
+
+def _open(path: str | os.PathLike) -> Any:
+    """The arrays of a file that `save` wrote."""
+    try:
+        file = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, zipfile.BadZipFile) as problem:
+        file, got = None, str(problem)
+    else:
+        got = ", ".join(getattr(file, "files", ["a single array"])) or "no arrays"
+    if HEADER in getattr(file, "files", []):
+        return file
+    raise error(
+        os.fspath(path),
+        "this file was not written by em.save",
+        expected=f"an entry {HEADER!r} among its arrays",
+        got=got,
+        remedy="read it with what wrote it, such as numpy.load",
+    )
 
 
 def _is_none(x: Any) -> bool:
@@ -125,11 +140,15 @@ def _describe(name: str, leaf: Any) -> str:
         return "None" if leaf is None else "..."
     if type(leaf) in PLAIN:
         return type(leaf).__name__
-    if isinstance(leaf, ARRAYS) and leaf.dtype != object:
+    if isinstance(leaf, ARRAYS) and leaf.dtype != object and not np.ma.isMaskedArray(leaf):
         return f"{leaf.dtype}{list(leaf.shape)}"
     if callable(leaf):
         return f"code {getattr(leaf, '__qualname__', type(leaf).__qualname__)}"
-    raise error(
+    raise _unsavable(name, leaf)
+
+
+def _unsavable(name: str, leaf: Any) -> EstimandError:
+    return error(
         name,
         "a leaf of this type cannot be saved",
         expected="an array, a random key, a number, a string, None, or a function",

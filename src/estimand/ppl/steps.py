@@ -79,16 +79,29 @@ class Program(NamedTuple):
     def step(self, carry: Carry, arrays: Arrays, first: Any) -> Carry:
         """One update, and whether everything in it is finite."""
         order = self.batches and self.batches.next_order(arrays.data_key, carry.step, carry.order)
-        (value, grads), state = self.objective.value_and_grad(
-            jax.random.fold_in(arrays.key, carry.step),
-            *self.arguments(carry.weights, arrays, carry.step, order),
-            num_samples=self.num_samples,
-            state=carry.state,
-        )
-        loss, slopes = jax.tree.map(lambda x: self.sign * x, (value, grads))
+        key = jax.random.fold_in(arrays.key, carry.step)
+
+        def estimate(weights: PyTree) -> Any:
+            arguments = self.arguments(weights, arrays, carry.step, order)
+            return self.objective.value_and_grad(
+                key, *arguments, num_samples=self.num_samples, state=carry.state
+            )
+
+        def loss_at(weights: PyTree) -> Any:
+            """For a line search: the loss elsewhere, under the same noise."""
+            return self.sign * estimate(weights)[0][0]
+
+        (value, grads), state = estimate(carry.weights)
+        loss = self.sign * value
+        slopes = jax.tree.map(lambda x: self.sign * jnp.conj(x), grads)  # for complex leaves
         with jax.numpy_dtype_promotion("standard"):  # Optax does not do with the strict one
             updates, opt_state = self.optimizer.update(
-                slopes, carry.opt_state, carry.weights, value=loss
+                slopes,
+                carry.opt_state,
+                carry.weights,
+                value=loss,
+                grad=slopes,
+                value_fn=loss_at,
             )
             weights = optax.apply_updates(carry.weights, updates)
         checked = [value, *jax.tree.leaves(grads), *jax.tree.leaves(updates)]

@@ -11,7 +11,7 @@ import optax
 from jaxtyping import PyTree
 from tqdm import tqdm
 
-from estimand.errors import error
+from estimand.errors import error, is_count, source_line
 from estimand.ppl.batches import check_batches
 from estimand.ppl.fit import Fit, NonFiniteError, check_resume
 from estimand.ppl.steps import (
@@ -25,6 +25,7 @@ from estimand.ppl.steps import (
     partition,
     strong,
 )
+from estimand.transforms.jaxprs import is_concrete
 from estimand.transforms.seed import as_key
 
 CHUNK_SECONDS = 0.25  # about how long a chunk takes: how often the bar moves and Ctrl-C is heard
@@ -134,7 +135,8 @@ def _train(
     callback: Callable[[int, float, PyTree], Any] | None,
     progress: bool,
 ) -> Fit:
-    _check(objective, params, optimizer, steps, args)
+    _check(objective, params, optimizer, steps, args, resume, (key, data))
+    steps = int(steps)
     batches = check_batches(data, batch_size)
     step_key, data_key, init_key = jax.random.split(as_key(key), 3)
     if resume is not None:
@@ -241,48 +243,70 @@ def _advance(run: _Run, steps: int, callback: Callable | None, progress: bool) -
             print(f"interrupted after step {run.step}")
 
 
-def _check(objective: Any, params: Any, optimizer: Any, steps: Any, args: Any) -> None:
-    if not hasattr(objective, "value_and_grad"):
-        raise error(
+def _check(
+    objective: Any, params: Any, optimizer: Any, steps: Any, args: Any, resume: Any, given: Any
+) -> None:
+    rules = [
+        (
             "objective",
+            hasattr(objective, "value_and_grad"),
             "training needs an estimator of a gradient",
-            expected="an objective made by em.expectation",
-            got=_describe(objective),
-            remedy="put @em.expectation on the function; it takes no key of its own",
-        )
-    if not any(is_trained(leaf) for leaf in jax.tree.leaves(params)):
-        raise error(
+            "an objective made by em.expectation",
+            objective,
+            "put @em.expectation on the function; it takes no key of its own",
+        ),
+        (
             "params",
+            any(map(is_trained, jax.tree.leaves(params))),
             "there is nothing to train",
-            expected="a pytree with floating leaves",
-            got=_describe(params),
-            remedy="make the parameters floating: 0.0 and not 0",
-        )
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise error(
+            "a pytree with floating leaves",
+            params,
+            "make the parameters floating: 0.0 and not 0",
+        ),
+        (
             "optimizer",
+            isinstance(optimizer, optax.GradientTransformation),
             "this is no optimizer",
-            expected="an optax.GradientTransformation",
-            got=_describe(optimizer),
-            remedy="pass one of Optax's, for example optax.adam(1e-3), called with its settings",
-        )
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
-        raise error(
+            "an optax.GradientTransformation",
+            optimizer,
+            "pass one of Optax's, for example optax.adam(1e-3), called with its settings",
+        ),
+        (
             "steps",
+            is_count(steps) and steps >= 0,
             "a run has a number of steps",
-            expected="an integer, zero or more",
-            got=_describe(steps),
-            remedy="with resume=, steps counts the further steps",
-        )
-    if not isinstance(args, tuple | list):
-        raise error(
+            "an integer, zero or more",
+            steps,
+            "with resume=, steps counts the further steps",
+        ),
+        (
             "args",
+            isinstance(args, tuple | list),
             "these are the arguments of the objective after the parameters and the batch",
-            expected="a tuple",
-            got=_describe(args),
-            remedy="for a single argument write args=(x,)",
-        )
-
-
-def _describe(x: Any) -> str:
-    return f"{type(x).__name__} {x!r}"
+            "a tuple",
+            args,
+            "for a single argument write args=(x,)",
+        ),
+        (
+            "resume",
+            resume is None or isinstance(resume, Fit),
+            "a run continues from what training returned",
+            "an em.Fit",
+            resume,
+            "pass the fit itself, not its parameters",
+        ),
+        (
+            "training",
+            all(map(is_concrete, jax.tree.leaves((params, args, given)))),
+            "it compiles its own steps, and reports between them",
+            "a plain call",
+            "a call inside jit, vmap or grad",
+            "call it outside; value_and_grad and Optax can be used inside",
+        ),
+    ]
+    for name, fine, problem, expected, got, remedy in rules:
+        if not fine:
+            got = got if isinstance(got, str) else f"{type(got).__name__} {got!r}"
+            raise error(
+                f"{name} ({source_line()})", problem, expected=expected, got=got, remedy=remedy
+            )

@@ -12,16 +12,17 @@ sites whose support the arguments move.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
 
 from estimand.errors import EstimandError, error
 from estimand.transforms.continuous import is_continuous, is_density
+from estimand.transforms.flows import NONE, Flow, for_dtype, joint, ranges
 from estimand.transforms.frontier import is_linear
 from estimand.transforms.guards import is_inexact
-from estimand.transforms.interpret import Path, has_sites, source_of, split_at
+from estimand.transforms.interpret import Path, source_of, split_at
 from estimand.transforms.jaxprs import (
     Equation,
     Jaxpr,
@@ -29,10 +30,11 @@ from estimand.transforms.jaxprs import (
     Var,
     close,
     is_concrete,
+    is_derivative,
     scan_arity,
     subjaxprs,
 )
-from estimand.transforms.jumps import jumps, range_after
+from estimand.transforms.jumps import is_settled, jumps, range_after
 from estimand.transforms.mistakes import (
     jump,
     live_and_detached,
@@ -45,33 +47,13 @@ from estimand.transforms.mistakes import (
 from estimand.transforms.plan import Plan
 from estimand.transforms.primitives import Mark, Site, mark_p, sample_p
 from estimand.transforms.supports import (
-    Range,
     bounding_leaves,
     constant_range,
+    has_inner_edges,
     is_whole,
     lies_inside,
-    range_of,
     supports_of,
 )
-
-
-@dataclass(frozen=True)
-class Flow:
-    """What the pass knows of one value."""
-
-    random: bool = False
-    moved: bool = False
-    inner: frozenset[str] = frozenset()  # expectations it is linear in
-    support: Any = None  # a NumPyro constraint it satisfies, if known
-    label: str = ""  # of the last site that reaches it
-    observed: Mark | None = None  # it is about to be scored by this site
-
-    @property
-    def rough(self) -> bool:
-        return self.random and self.moved
-
-
-NONE = Flow()
 
 
 def check(plan: Plan, differentiated: Sequence[bool]) -> None:
@@ -94,7 +76,7 @@ class _Walk:
     def __init__(self, plan: Plan):
         self.plan = plan
         self.misfits: list[str] = []
-        self.line = "unknown source"
+        self.line, self.derived = "unknown source", False
 
     def body(self, jaxpr: Jaxpr, flows: Sequence[Flow], path: Path, wanted: set[Var]) -> list[Flow]:
         closed = close(jaxpr)
@@ -119,11 +101,12 @@ class _Walk:
 
     @contextmanager
     def _at(self, eqn: Equation) -> Iterator[None]:
-        """Remember the innermost line of the user's, for equations that JAX made inside."""
-        outer, line = self.line, source_of(eqn)
-        self.line = outer if line == "unknown source" else line
+        """Remember, for equations inside: the user's innermost line, and a derivative."""
+        outer, line = (self.line, self.derived), source_of(eqn)
+        self.line = self.line if line == "unknown source" else line
+        self.derived = self.derived or is_derivative(eqn)
         yield
-        self.line = outer
+        self.line, self.derived = outer
 
     def _equation(self, eqn: Equation, flows: list[Flow], path: Path, used: set[Var]) -> list[Flow]:
         name = eqn.primitive.name
@@ -138,20 +121,22 @@ class _Walk:
         if name == "cond":
             return self._cond(eqn, flows, path)
         self._check_linear(eqn, flows)
+        needed = [v in used for v in eqn.outvars]
         if is_density(eqn):
             self._density(eqn, flows)
-        elif not is_continuous(eqn):
+        elif not is_continuous(eqn, needed, self.derived):
             bodies = list(subjaxprs(eqn))
             if len(bodies) == 1 and len(close(bodies[0]).jaxpr.invars) == len(flows):
                 return self._inside(bodies[0], flows, path)
-            joint = _joint(flows)
+            together = joint(flows)
             reached = [flow.random or flow.moved for flow in flows]
-            if joint.rough and jumps(eqn, reached, [v in used for v in eqn.outvars]):
-                raise jump(eqn.primitive.name, self.line, joint.label)
+            if together.rough and jumps(eqn, reached, needed) and not is_settled(eqn, flows):
+                apart = not any(flow.rough for flow in flows)
+                raise jump(eqn.primitive.name, self.line, together.label, apart)
         stopped = name == "stop_gradient"
-        out = _joint(flows)
+        out = joint(flows)
         out = replace(out, moved=out.moved and not stopped, support=range_after(eqn, flows))
-        return [_for_dtype(out, v.aval) for v in eqn.outvars]
+        return [for_dtype(out, v.aval) for v in eqn.outvars]
 
     def _inside(self, body: Jaxpr, flows: Sequence[Flow], path: Path) -> list[Flow]:
         inner = close(body).jaxpr
@@ -168,9 +153,10 @@ class _Walk:
             for i in bounding_leaves(site.structure, avals):
                 if flows[i].moved:
                     raise moving_support(info.where, site, i, strategy)
-        supports = supports_of(site.structure, avals, _ranges(flows))
+        supports = supports_of(site.structure, avals, ranges(flows))
         moved = strategy.pathwise and any(flow.moved for flow in flows)
-        random = not site.structure.placeholder(avals).is_discrete
+        support = site.structure.placeholder(avals).support  # Levy's is None
+        random = support is None or not support.is_discrete
         return Flow(random, moved, support=supports and supports[1], label=info.where)
 
     def _mark(self, eqn: Equation, flow: Flow) -> Flow:
@@ -192,12 +178,14 @@ class _Walk:
             return
         site: Site = mark.info  # type: ignore[assignment]
         avals = site.bare([v.aval for v in eqn.invars[1:]])
-        supports = supports_of(site.structure, avals, _ranges(flows[1:]))
+        supports = supports_of(site.structure, avals, ranges(flows[1:]))
+        if value.rough and has_inner_edges(site.structure.placeholder(avals)):
+            raise moved_boundary(mark, site, value.label)
         if supports is not None and is_whole(supports[0]):
             return
         if supports is None or value.support is None:
             bounding = bounding_leaves(site.structure, avals)
-            edge = _joint([value, *(flows[1 + i] for i in bounding)])
+            edge = joint([value, *(flows[1 + i] for i in bounding)])
             if edge.rough:
                 raise moved_boundary(mark, site, edge.label)
         elif value.label and not lies_inside(value.support, supports[0]):
@@ -209,7 +197,7 @@ class _Walk:
     def _check_linear(self, eqn: Equation, flows: Sequence[Flow]) -> None:
         carrying = [i for i, flow in enumerate(flows) if flow.inner]
         if carrying and eqn.primitive.name != "stop_gradient" and not is_linear(eqn, carrying):
-            raise nonlinear(eqn, sorted(_joint(flows).inner))
+            raise nonlinear(eqn, sorted(joint(flows).inner))
 
     def _cond(self, eqn: Equation, flows: list[Flow], path: Path) -> list[Flow]:
         self._check_predicate(eqn, flows[0])
@@ -217,7 +205,7 @@ class _Walk:
             self._inside(body, flows[1:], (*path, i))
             for i, body in enumerate(eqn.params["branches"])
         ]
-        return [_joint(outs) for outs in zip(*results, strict=True)]
+        return [joint(outs) for outs in zip(*results, strict=True)]
 
     def _check_predicate(self, eqn: Equation, flow: Flow) -> None:
         if flow.inner:
@@ -243,7 +231,7 @@ class _Walk:
         carry, _ = _fixpoint(step, carry)
         (stop,) = self._inside(eqn.params["cond_jaxpr"], [*cond_consts, *carry], (*path, "cond"))
         self._check_predicate(eqn, stop)
-        if any(has_sites(body) for body in subjaxprs(eqn)) and any(f.moved for f in carry):
+        if any(p[: len(path)] == path for p in self.plan.sites) and any(f.moved for f in carry):
             raise moving_carry(eqn)
         return carry
 
@@ -251,33 +239,10 @@ class _Walk:
 def _fixpoint(step: Callable, carry: list[Flow]) -> tuple[list[Flow], list[Flow]]:
     while True:
         outs = step(carry)
-        new = [_joint([a, b]) for a, b in zip(carry, outs, strict=False)]
+        new = [joint([a, b]) for a, b in zip(carry, outs, strict=False)]
         if new == carry:
             return carry, outs
         carry = new
-
-
-def _joint(flows: Sequence[Flow]) -> Flow:
-    supports = {id(f.support): f.support for f in flows}
-    return Flow(
-        any(f.random for f in flows),
-        any(f.moved for f in flows),
-        frozenset().union(*(f.inner for f in flows)),
-        next(iter(supports.values())) if len(supports) == 1 else None,
-        next((f.label for f in flows if f.label), ""),
-    )
-
-
-def _for_dtype(flow: Flow, aval: Any) -> Flow:
-    """An integer carries no derivative."""
-    return flow if jnp.issubdtype(aval.dtype, jnp.inexact) else replace(flow, moved=False)
-
-
-def _ranges(flows: Sequence[Flow]) -> dict[int, Range]:
-    """The ranges of leaves that neither chance nor the arguments move."""
-    still = {i: f.support for i, f in enumerate(flows) if not (f.random or f.moved)}
-    found = {i: range_of(support) for i, support in still.items() if support is not None}
-    return {i: r for i, r in found.items() if r is not None}
 
 
 def _live(jaxpr: Jaxpr, wanted: set[Var]) -> tuple[set[int], set[Var]]:

@@ -56,12 +56,16 @@ class Drawn:
     def law_axes(self) -> tuple[int, ...]:
         return tuple(sorted(set().union(*(x.axes for x in self.parameters))))
 
-    def law(self, parameters: Sequence[Any], joint: frozenset[int], running: dict) -> Law:
+    def law(
+        self, parameters: Sequence[Any], values: Any, joint: frozenset[int], running: dict
+    ) -> Law:
         info = self.info
+        leaves = info.leaves if self.recorded is not None else parameters
+        fields = (info.site, list(leaves), info.shape, joint, running, info.label)
         if self.recorded is None:
-            return Law(info.site, list(parameters), info.shape, joint, running, info.label)
+            return Law(*fields)
         (log_prob,) = parameters
-        return RecordedLaw(info.site, [], info.shape, joint, running, info.label, log_prob)
+        return RecordedLaw(*fields, log_prob, values)
 
     def alive(self, axes: Sequence[int]) -> Lifted:
         """Fixed points with those of probability zero replaced by the most probable one.
@@ -72,8 +76,8 @@ class Drawn:
         own, others = self.info.order, self.law_axes
 
         def weights(*parameters: Any) -> list[Any]:
-            law = self.law(parameters, self.joint, {})
-            return [self.strategy.weights(law, self.values.array)]
+            grid = self.values.array
+            return [self.strategy.weights(self.law(parameters, grid, self.joint, {}), grid)]
 
         (every,) = lifted(weights, self.parameters)
         kept = tuple(axis for axis in others if axis in axes)
@@ -94,7 +98,8 @@ class Drawn:
         """The strategy's control variate, of the shape of the lanes, if it has one."""
 
         def evaluate(values: Any, *parameters: Any) -> list[Any]:
-            control = self.strategy.control(self.law(parameters, frozenset(), {}), values)
+            law = self.law(parameters, values, frozenset(), {})
+            control = self.strategy.control(law, values)
             return [] if control is None else [control]
 
         return next(iter(lifted(evaluate, [self.values, *self.parameters])), None)
@@ -128,7 +133,7 @@ def combine(term: Lifted, dep: Dep, drawn: Drawn) -> Lifted:
     def one(f: Any, values: Any, *parameters: Any) -> list[Any]:
         if not dep.live:
             parameters = jax.lax.stop_gradient(parameters)
-        law = drawn.law(parameters, joint, running)
+        law = drawn.law(parameters, values, joint, running)
         return [_each(lambda f: drawn.strategy.combine(law, values, f), f, followed, drawn.many)]
 
     def without(x: Lifted) -> Lifted:

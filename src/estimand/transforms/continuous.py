@@ -3,37 +3,52 @@
 Each is continuous and piecewise differentiable, so pathwise derivatives through it are
 right. Some are calls in the jaxpr (`jit`, `custom_jvp`) and are known by the function that was
 called; others only leave their frames in the tracebacks of the equations they made. Either
-way the function must be JAX's: a user's function of the same name is looked into.
+way the function must be JAX's (or NumPyro's, whose cross-entropy is among them): a user's
+function of the same name is looked into.
 """
 
-from estimand.errors import is_jax
-from estimand.transforms.jaxprs import Equation, Jaxpr, close, subjaxprs
+from collections.abc import Sequence
+
+from estimand.errors import is_jax, is_users
+from estimand.transforms.jaxprs import Equation, Jaxpr, close, is_derivative, subjaxprs
 
 CONTINUOUS = frozenset(
     """
     relu relu6 leaky_relu elu selu celu gelu silu swish hard_tanh hard_sigmoid hard_silu
-    softplus squareplus log_sigmoid sigmoid logaddexp logaddexp2 logsumexp softmax
-    log_softmax _softmax xlogy xlog1py entr kl_div rel_entr log_ndtr ndtr ndtri logit expit
-    logcosh sinc hypot det _det slogdet _slogdet expm norm vector_norm
-    abs fabs absolute maximum minimum max min amax amin clip ptp betaln betainc gammaln digamma
-    multigammaln
+    sparse_plus sparse_sigmoid softplus squareplus log_sigmoid sigmoid
+    logaddexp logaddexp2 logsumexp softmax log_softmax _softmax xlogy xlog1py entr kl_div rel_entr log_ndtr ndtr ndtri logit expit
+    logcosh log1mexp sinc hypot det _det slogdet _slogdet expm norm vector_norm
+    abs fabs absolute maximum minimum fmax fmin max min amax amin clip ptp
+    betaln betainc gammaln digamma multigammaln binary_cross_entropy_with_logits
     """.split()
 )
 
+KINKED = frozenset(
+    "abs fabs absolute maximum minimum fmax fmin max min amax amin clip ptp norm hard_tanh".split()
+)
 
-def is_continuous(eqn: Equation) -> bool:
-    """Whether an equation belongs to a function of JAX's that is known to be continuous."""
+
+def is_continuous(eqn: Equation, used: Sequence[bool] = (), derived: bool = False) -> bool:
+    """Whether an equation belongs to a function of JAX's that is known to be continuous.
+
+    `used` says which of its results are: the sign that `slogdet` returns first is not
+    continuous, its second result is. `derived` says that it is inside of a derivative: that of
+    a function with a kink jumps, though it has the name and the frames of the function.
+    """
+    known = CONTINUOUS - KINKED if derived or is_derivative(eqn) else CONTINUOUS
     bodies = [close(body).jaxpr for body in subjaxprs(eqn)]
     if not bodies:
-        return bool(CONTINUOUS & _callers(eqn))
+        return bool(known & _callers(eqn))
     name, _, file = bodies[0].debug_info.func_src_info.partition(" at ")
     if not is_jax(file):
         return False
     if name == "_interp":  # left=, right= and period= jump at the ends
         return len(eqn.invars) == 3
+    if name in ("slogdet", "_slogdet") and used and used[0]:
+        return False
     if name == "_map_coordinates":  # order=0 takes the nearest pixel
         return not _rounds(bodies[0])
-    return name in CONTINUOUS
+    return name in known
 
 
 def _rounds(jaxpr: Jaxpr) -> bool:
@@ -56,7 +71,7 @@ def _callers(eqn: Equation) -> set[str]:
     names: set[str] = set()
     recorded = eqn.source_info.traceback
     for frame in recorded.frames if recorded else ():
-        if not is_jax(frame.file_name):
+        if is_users(frame.file_name):
             break
         names.add(frame.function_name)
     return names

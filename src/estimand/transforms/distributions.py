@@ -111,7 +111,7 @@ def split(dist: Distribution, where: str) -> tuple[Structure, list[Any]]:
             where,
             "a site samples from a distribution",
             expected="an instance of numpyro.distributions.Distribution",
-            got=f"{type(dist).__name__}",
+            got=f"the class {dist.__name__}" if isinstance(dist, type) else type(dist).__name__,
             remedy="pass the distribution itself, e.g. numpyro.distributions.Normal(0.0, 1.0)",
         )
     cls, leaves = type(dist), []

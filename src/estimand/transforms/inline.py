@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from estimand.transforms.continuous import is_continuous, is_density
-from estimand.transforms.interpret import custom_rule_lost, has_sites, line_of, split_at
+from estimand.transforms.interpret import custom_rule_lost, has_sites, inlined, split_at
 from estimand.transforms.jaxprs import (
     Equation,
     Jaxpr,
@@ -62,7 +63,7 @@ def _one(eqn: Equation, operands: list, unroll: Callable[[Equation], bool]) -> l
     sited = any(has_sites(body) for body in subjaxprs(eqn))
     if name in CALLS and (sited or not (is_continuous(eqn) or is_density(eqn))):
         (body,) = subjaxprs(eqn)
-        with line_of(eqn):
+        with inlined(eqn):
             return _run(body, operands, unroll)
     if name in CUSTOM and sited:
         raise custom_rule_lost(eqn)
@@ -86,4 +87,6 @@ def _unrolled(eqn: Equation, operands: list, unroll: Callable[[Equation], bool])
     for t in reversed(steps) if eqn.params["reverse"] else steps:
         outs = _run(body, [*consts, *carry, *(x[t] for x in xs)], unroll)
         carry, rows[t] = outs[:num_carry], outs[num_carry:]
-    return [*carry, *(jax.numpy.stack(column) for column in zip(*rows, strict=True))]
+    if not rows:
+        return [*carry, *(jnp.zeros(v.aval.shape, v.aval.dtype) for v in eqn.outvars[num_carry:])]
+    return [*carry, *(jnp.stack(column) for column in zip(*rows, strict=True))]

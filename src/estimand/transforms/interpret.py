@@ -11,8 +11,8 @@ ordinary inputs and outputs of the rebuilt loop or branch. Every other equation 
 """
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import jax
@@ -22,12 +22,14 @@ from jax import lax
 from estimand.errors import EstimandError, error, is_users
 from estimand.transforms.guards import refuse_derivative
 from estimand.transforms.jaxprs import (
+    DERIVATIVE,
     Equation,
     Jaxpr,
     bind_environment,
     called,
     close,
     evaluate,
+    is_derivative,
     read,
     scan_arity,
     scopes,
@@ -97,15 +99,22 @@ def interpret(
             name = address(around, eqn.params["mark"].name)
             outs = [handler.mark(eqn, here, name, operands[0])]
         elif any(has_sites(sub) for sub in subjaxprs(eqn)):
-            rule = RULES.get(eqn.primitive.name)
-            if rule is None:
-                raise _no_rule(eqn)
-            outs = rule(eqn, operands, handler, here, around)
+            outs = open_equation(eqn, operands, handler, here, around)
         else:
             outs = evaluate(eqn, *operands)
         env.update(zip(eqn.outvars, outs, strict=True))
     handler.leave(path, env)
     return [read(env, v) for v in inner.outvars]
+
+
+def open_equation(
+    eqn: Equation, operands: list, handler: Handler, path: Path, scope: tuple[str, ...]
+) -> list[Any]:
+    """Run an equation with sites inside, by the rule for its kind."""
+    rule = RULES.get(eqn.primitive.name)
+    if rule is None:
+        raise _no_rule(eqn)
+    return rule(eqn, operands, handler, path, scope)
 
 
 def address(scope: tuple[str, ...], name: str | None) -> str:
@@ -191,14 +200,7 @@ def _while(eqn: Equation, operands: list, handler: Handler, path: Path, scope: A
     cond_consts, body_consts, init = split_at(
         operands, eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     )
-    if has_sites(cond):
-        raise error(
-            f"while_loop ({source_of(eqn)})",
-            "its predicate holds a site",
-            expected="random values in the loop's body only",
-            got="a site inside cond_fun",
-            remedy="sample in the body and carry the value to the predicate",
-        )
+    refuse_site_in_predicate(eqn)
 
     def step(state: Any) -> Any:
         left, carry = state
@@ -211,6 +213,17 @@ def _while(eqn: Equation, operands: list, handler: Handler, path: Path, scope: A
 
     left, _ = _halves(handler.fork(eqn, path, scope, 2))
     return lax.while_loop(proceed, step, (left, init))[1]
+
+
+def refuse_site_in_predicate(eqn: Equation) -> None:
+    if has_sites(eqn.params["cond_jaxpr"]):
+        raise error(
+            f"while_loop ({source_of(eqn)})",
+            "its predicate holds a site",
+            expected="random values in the loop's body only",
+            got="a site inside cond_fun",
+            remedy="sample in the body and carry the value to the predicate",
+        )
 
 
 def _halves(pair: Any) -> tuple[Any, Any]:
@@ -256,9 +269,14 @@ def source_of(eqn: Equation) -> str:
     return next((n.removeprefix(LINE) for n in around if n.startswith(LINE)), "unknown source")
 
 
-def line_of(eqn: Equation) -> AbstractContextManager:
-    """While an equation's body is inlined: its line, for what has no line of the user's."""
-    return jax.named_scope(LINE + source_of(eqn))
+@contextmanager
+def inlined(eqn: Equation) -> Iterator[None]:
+    """While its body is inlined: an equation's line, and whether it is a derivative's."""
+    with ExitStack() as scopes:
+        scopes.enter_context(jax.named_scope(LINE + source_of(eqn)))
+        if is_derivative(eqn):
+            scopes.enter_context(jax.named_scope(DERIVATIVE))
+        yield
 
 
 def custom_rule_lost(eqn: Equation) -> EstimandError:

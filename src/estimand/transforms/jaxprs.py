@@ -18,8 +18,9 @@ Equation = Any
 Var = Any
 
 SCOPE = "em:"  # prefix of a named scope that belongs to addresses
+DERIVATIVE = "em'"  # a named scope around what is inlined from a derivative
 
-__all__ = ["SCOPE", "Equation", "Jaxpr", "Literal", "Var"]
+__all__ = ["DERIVATIVE", "SCOPE", "Equation", "Jaxpr", "Literal", "Var"]
 
 
 def trace(fun: Callable, *args: Any) -> tuple[Jaxpr, Any]:
@@ -80,6 +81,17 @@ def scopes(eqn: Equation) -> tuple[str, ...]:
     """The address scopes (`em.scope`) that are open around an equation, outermost first."""
     names = (getattr(entry, "name", "") for entry in eqn.source_info.name_stack.stack)
     return tuple(name.removeprefix(SCOPE) for name in names if name.startswith(SCOPE))
+
+
+def is_derivative(eqn: Equation) -> bool:
+    """Whether an equation was made by differentiating, inside of the program."""
+    entries = eqn.source_info.name_stack.stack
+    return any(
+        entry.name in ("jvp", "transpose")
+        if type(entry).__name__ == "Transform"
+        else entry.name == DERIVATIVE
+        for entry in entries
+    )
 
 
 def bind_environment(jaxpr: Jaxpr, args: Sequence[Any]) -> dict[Var, Any]:

@@ -9,6 +9,7 @@ from numpyro.distributions import constraints
 
 from estimand.transforms.continuous import is_continuous
 from estimand.transforms.jaxprs import Equation, Literal
+from estimand.transforms.supports import range_of
 
 COMPARISONS = frozenset("lt le gt ge eq ne lt_to le_to eq_to".split())
 JUMPS = COMPARISONS | frozenset(
@@ -49,6 +50,22 @@ def jumps(eqn: Equation, reached: Sequence[bool], used: Sequence[bool]) -> bool:
     if name in CUTS:
         return bool(jnp.issubdtype(eqn.invars[0].aval.dtype, jnp.complexfloating))
     return name in JUMPS
+
+
+def is_settled(eqn: Equation, flows: Sequence[Any]) -> bool:
+    """Whether a comparison always comes out the same, given the supports of what it compares.
+
+    NumPyro's densities ask whether a positive value is positive. At the common edge of two
+    ranges there is no mass; only what is `nonnegative`, as relu is, may have some at zero.
+    """
+    if eqn.primitive.name not in COMPARISONS:
+        return False
+    a, b = (range_of(f.support) if f.support is not None else None for f in flows)
+    edge = any(f.support is constraints.nonnegative for f in flows)
+    if a is None or b is None:
+        return False
+    apart = a.high < b.low or b.high < a.low
+    return apart or (not edge and (a.high == b.low or b.high == a.low))
 
 
 def _infinite(atom: Any) -> bool:

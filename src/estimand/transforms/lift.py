@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from estimand.transforms.combine import Drawn, Lifted, combine, lifted, plain
 from estimand.transforms.density import log_density
-from estimand.transforms.interpret import RULES, Handler, Path, has_sites
+from estimand.transforms.interpret import Handler, Path, has_sites, open_equation
 from estimand.transforms.jaxprs import (
     Equation,
     Literal,
@@ -124,8 +124,9 @@ class Forward:
             if path[0] == i and self.plan.weighted(path):
                 strategy = self.plan.chosen[path].strategy
                 recorded = found[f"site {path}"]
+                values = found.get(f"draw {path}", Lifted(None, ()))
                 joint = self.plan.joint[path]
-                self.drawn[path] = Drawn(info, strategy, joint, recorded, recorded=recorded)
+                self.drawn[path] = Drawn(info, strategy, joint, values, recorded=recorded)
         for (path, var), name in tapped.items():
             self.taps[path, var] = found[name]
         return outs
@@ -179,8 +180,9 @@ class Forward:
     def control(self) -> Any:
         """The strategies' control variates, themselves combined over earlier sites."""
         total: Any = 0.0
+        scored = {p for term in self.plan.terms for p, dep in term.deps.items() if dep.live}
         for path, drawn in self.drawn.items():
-            value = drawn.control()
+            value = drawn.control() if path in scored else None
             if value is None:
                 continue
             deps = self.plan.parents(path)
@@ -210,13 +212,14 @@ class Draw(Handler):
         value = strategy.points(self._next_key(), law)
         if not strategy.pathwise:
             self.records[f"site {path}"] = log_density(site, value, leaves)
+            self.records[f"draw {path}"] = value
         return value
 
     def open(self, eqn: Equation, operands: list[Any], path: Path) -> list[Any]:
         """Run a loop or branch with sites or taps inside."""
         scored = (p for p in self.plan.sites if p[: len(path)] == path and self.plan.weighted(p))
         if eqn.primitive.name != "while" or not any(scored):
-            return RULES[eqn.primitive.name](eqn, operands, self, path, ())
+            return open_equation(eqn, operands, self, path, ())
         outs, found = run_while(eqn, operands, self, path)
         self.records.update(found)
         return outs

@@ -9,15 +9,18 @@ from estimand.transforms.jaxprs import Equation
 from estimand.transforms.primitives import Mark, Site
 
 
-def jump(name: str, line: str, label: str) -> EstimandError:
+def jump(name: str, line: str, label: str, apart: bool) -> EstimandError:
+    """`apart`: chance is on one side of a comparison, and what is differentiated on the other."""
+    moved = "make what it is compared with a parameter of the site (x > c where x - c > 0) and "
     return error(
         label or f"{name} ({line})",
         f"its value reaches {name} ({line}), which is not continuous, along a path "
         "that the differentiated arguments move: a pathwise derivative would be biased",
         expected="pathwise values in continuous operations only",
         got=f"{name} of a value that is random and differentiated",
-        remedy="give the site via=em.Score(), use a continuous function (jax.nn.relu, "
-        "jnp.maximum), or wrap the operand in em.assume_continuous if the jump is harmless",
+        remedy=f"{moved if apart else ''}give the site via=em.Score(), use a continuous function "
+        "(jax.nn.relu, jnp.maximum), or wrap the operand in em.assume_continuous if the jump is "
+        "harmless",
     )
 
 

@@ -1,8 +1,11 @@
-"""NumPyro densities whose derivative JAX gets wrong at a point, replaced when rebuilt.
+"""NumPyro distributions that are replaced when rebuilt, because a derivative would be wrong.
 
 NumPyro 0.22 writes the Bernoulli and binomial densities in their logits l with clip(l, 0),
 whose derivative JAX takes as 1, not 1/2, at the tie l = 0: the score at l = 0, where zero
 weights start, is off by 1/2. Through softplus it is right.
+
+Its categorical draws from p_k / sum_j p_j but scores with log p_k, which differ, in value or in
+derivative, wherever the sum is not held at one. Here the probabilities are normalised.
 """
 
 from typing import Any
@@ -20,6 +23,14 @@ class _BernoulliLogits(dists.BernoulliLogits):
         return jnp.where((value == 0) | (value == 1), log_prob, -jnp.inf)
 
 
+class _CategoricalProbs(dists.CategoricalProbs):
+    @classmethod
+    def tree_unflatten(cls, aux_data: Any, params: Any) -> "_CategoricalProbs":
+        dist = super().tree_unflatten(aux_data, params)
+        dist.probs = dist.probs / jnp.sum(dist.probs, axis=-1, keepdims=True)
+        return dist
+
+
 class _BinomialLogits(dists.BinomialLogits):
     def log_prob(self, value: Any) -> Any:
         """log C(n, k) - k softplus(-l) - (n - k) softplus(l)."""
@@ -29,7 +40,9 @@ class _BinomialLogits(dists.BinomialLogits):
         return jnp.where((0 <= k) & (k <= n), choose - k * one - (n - k) * zero, -jnp.inf)
 
 
+MASKING = (_BernoulliLogits, _BinomialLogits)  # outside of the support -inf, without validation
 REPAIRED: dict[type[dists.Distribution], type[dists.Distribution]] = {
     dists.BernoulliLogits: _BernoulliLogits,
     dists.BinomialLogits: _BinomialLogits,
+    dists.CategoricalProbs: _CategoricalProbs,
 }

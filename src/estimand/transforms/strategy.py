@@ -83,12 +83,35 @@ class Law:
 
 @dataclass(frozen=True)
 class RecordedLaw(Law):
-    """The law of a site inside a loop or a branch: what is left is the draw's log density."""
+    """The law of a site inside a loop or a branch, outside of which its parameters are gone.
+
+    What came out is the draws (not from a `while_loop`, whose number of steps is unknown) and
+    their log density, which is the only one that `log_prob` can give.
+    """
 
     recorded: Any = None
+    draws: Any = None
 
     def log_prob(self, values: Any) -> Any:
+        if values is not self.draws:
+            raise self._gone("log_prob of other values")
         return self.gather(self.recorded)
+
+    def map(self, fun: Callable, *args: Any) -> Any:
+        raise self._gone("map")
+
+    def sample(self, key: Any) -> Any:
+        raise self._gone("sample")
+
+    def _gone(self, method: str) -> EstimandError:
+        return error(
+            f"site {self.label!r} ({self.site.source})",
+            "inside a loop or a branch, a strategy's combine and control have the draws and their "
+            "log density, but not the distribution",
+            expected="law.log_prob(values), of the draws themselves, and law.static",
+            got=f"law.{method}",
+            remedy="use another strategy for this site, or take it out of the loop",
+        )
 
 
 @dataclass(frozen=True)

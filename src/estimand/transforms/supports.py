@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dists
 from numpyro.distributions import Distribution, constraints
@@ -13,7 +14,7 @@ from estimand.transforms.dependence import Dependence
 from estimand.transforms.distributions import Structure, parts, promoting
 from estimand.transforms.jaxprs import is_concrete, trace
 from estimand.transforms.places import Dep, State
-from estimand.transforms.repairs import REPAIRED
+from estimand.transforms.repairs import MASKING
 
 
 @functools.lru_cache(maxsize=4096)
@@ -45,6 +46,27 @@ def bounding_leaves(structure: Structure, avals: tuple[Any, ...]) -> frozenset[i
     return frozenset(path[0] for out in outs for path in out.deps)
 
 
+def has_inner_edges(dist: Distribution) -> bool:
+    """Whether the density may jump where the support that is declared has no edge.
+
+    At an edge of one component of a mixture, or of the base of a transform that says that it
+    maps all of the reals.
+    """
+    if isinstance(dist, dists.MixtureGeneral):
+        whole = range_of(dist.support)
+        components = dist.component_distributions
+        return any(range_of(c.support) != whole or has_inner_edges(c) for c in components)
+    if isinstance(dist, dists.MixtureSameFamily):
+        return has_inner_edges(dist.component_distribution)
+    if isinstance(dist, dists.TransformedDistribution):
+        supports = [dist.base_dist.support, *(t.codomain for t in dist.transforms[:-1])]
+        untold = zip(supports, dist.transforms, strict=True)
+        told = all(is_whole(s) or not is_whole(t.domain) for s, t in untold)
+        return not told or has_inner_edges(dist.base_dist)
+    base = getattr(dist, "base_dist", None)
+    return isinstance(base, Distribution) and has_inner_edges(base)
+
+
 def _moving(dist: dists.TransformedDistribution) -> list[Any]:
     """The transforms whose parameters move the support: those of something not all the reals."""
     support, moving = dist.base_dist.support, []
@@ -73,7 +95,7 @@ def supports_of(
     bounding = bounding_leaves(structure, tuple(avals))
     if not bounding:
         support = structure.placeholder(avals).support
-        return support, support
+        return None if support is None else (support, support)
     if any(i not in known for i in bounding):
         return None
 
@@ -97,7 +119,7 @@ def _constraint(low: float, high: float, integer: bool) -> Any:
 
 def constant_range(value: Any) -> Any:
     """The interval that holds all entries of a concrete array, as a constraint; or None."""
-    if not is_concrete(value):
+    if not is_concrete(value) or jnp.issubdtype(jnp.result_type(value), jax.dtypes.prng_key):
         return None
     array = np.asarray(value)
     if array.size == 0 or array.dtype.kind not in "fiub" or np.isnan(array).any():
@@ -131,8 +153,10 @@ def can_be_left(dist: Distribution) -> bool:
     A simplex, a sphere or a correlation matrix is tested up to a rounding error, and a long
     vector that is one exactly may fail; those are left to the user.
     """
-    found = [each.support for each in parts(dist) if type(each) not in REPAIRED.values()]
+    found = [each.support for each in parts(dist) if not isinstance(each, MASKING)]
     bases = [getattr(support, "base_constraint", support) for support in found]
+    if None in found:
+        return False
     tested = [s.is_discrete or range_of(s) is not None or _has_ends(s) for s in bases]
     return all(tested) and not all(map(is_whole, bases))
 

@@ -47,7 +47,7 @@ def survey(jaxpr: Jaxpr, owner: str) -> list[Found]:
             _check_pair(item, other, owner)
         by_address[item.address].append(item)
     for item in found:
-        for outer in _parents(item.address):
+        for outer in parents(item.address):
             if outer in by_address:
                 raise error(
                     f"address {item.address!r} ({item.source})",
@@ -59,7 +59,7 @@ def survey(jaxpr: Jaxpr, owner: str) -> list[Found]:
     return found
 
 
-def _parents(name: str) -> Iterator[str]:
+def parents(name: str) -> Iterator[str]:
     parts = name.split("/")
     return ("/".join(parts[:i]) for i in range(1, len(parts)))
 

@@ -17,7 +17,14 @@ from jax import lax
 
 from estimand.errors import EstimandError, error
 from estimand.transforms.guards import first_order, is_inexact
-from estimand.transforms.interpret import Handler, Path, interpret, source_of, split_at
+from estimand.transforms.interpret import (
+    Handler,
+    Path,
+    interpret,
+    refuse_site_in_predicate,
+    source_of,
+    split_at,
+)
 from estimand.transforms.jaxprs import Equation, close
 
 
@@ -25,6 +32,7 @@ def run_while(
     eqn: Equation, operands: list[Any], handler: Handler, path: Path
 ) -> tuple[list[Any], dict[str, Any]]:
     """The loop's outputs, and the log density of each of its sites summed over the steps."""
+    refuse_site_in_predicate(eqn)
     sizes = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     cond_consts, consts, init = lax.stop_gradient(split_at(operands, *sizes))
     floating = [i for i, x in enumerate(consts) if is_inexact(x)]
@@ -35,7 +43,8 @@ def run_while(
             mixed[i] = x
         child = handler.child(key)
         outs = interpret(eqn.params["body_jaxpr"], [*mixed, *carry], child, (*path, "body"))
-        sums = {name: jnp.sum(x) for name, x in child.outgoing().items()}
+        found = child.outgoing().items()
+        sums = {name: jnp.sum(x) for name, x in found if not name.startswith("draw ")}
         return sums, (outs, sums)
 
     def step(state: Any) -> Any:
