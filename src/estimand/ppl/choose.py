@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpyro.distributions as dists
+
 from estimand.errors import EstimandError, error
 from estimand.estimators.enumerate import Enumerate
 from estimand.estimators.measure_valued import MeasureValued
@@ -16,6 +18,12 @@ from estimand.transforms.strategy import Strategy
 from estimand.transforms.supports import bounding_leaves
 
 UNROLLED = 32  # the longest scan that is written out for the sake of a multi-point site
+UNLIKE_DRAWS = (
+    dists.MaskedDistribution,
+    dists.LeftCensoredDistribution,
+    dists.RightCensoredDistribution,
+    dists.IntervalCensoredDistribution,
+)
 OFFERED = (Pathwise(), Score(), Enumerate(), MeasureValued())
 
 
@@ -123,7 +131,7 @@ def refusal(strategy: Strategy, dist: Any, info: SiteInfo) -> str | None:
     if reason is None and strategy.fixed_points and bounds:
         return "its support depends on a parameter that is no concrete integer"
     if reason is None and not strategy.pathwise and _masked(info.site.structure):
-        return "the density of a masked distribution is not that of its draws"
+        return "the density of a masked or censored distribution is not that of its draws"
     if reason is None and info.context and strategy.count(dist, 1) > 1:
         kind = info.context[-1]
         if kind == "scan":
@@ -134,7 +142,7 @@ def refusal(strategy: Strategy, dist: Any, info: SiteInfo) -> str | None:
 
 def _masked(structure: Any) -> bool:
     inner = [s for _, _, slots in structure.fields for s in slots if hasattr(s, "cls")]
-    return structure.cls.__name__ == "MaskedDistribution" or any(map(_masked, inner))
+    return structure.cls in UNLIKE_DRAWS or any(map(_masked, inner))
 
 
 def _not_a_strategy(where: str, got: Any) -> EstimandError:

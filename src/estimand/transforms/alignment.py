@@ -28,7 +28,7 @@ ELEMENTWISE = frozenset(
     regularized_incomplete_beta
     rem round rsqrt select_n shift_left shift_right_arithmetic
     shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh xor zeta
-    optimization_barrier sharding_constraint name device_put log2 mulhi one_minus_square
+    sharding_constraint name device_put log2 mulhi one_minus_square
     """.split()
 )
 REDUCTIONS = frozenset(

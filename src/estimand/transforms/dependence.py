@@ -107,6 +107,8 @@ class Dependence:
             return self._while(eqn, states, at, found)
         if name == "cond":
             return self._cond(eqn, states, at, found)
+        if name == "optimization_barrier":
+            return states
         bodies = list(subjaxprs(eqn))
         if len(bodies) == 1 and len(close(bodies[0]).jaxpr.invars) == len(states):
             inside = (*at.context, "checkpoint") if "prevent_cse" in eqn.params else at.context

@@ -57,6 +57,15 @@ class Handler:
     def child(self, incoming: Any) -> "Handler":
         raise NotImplementedError
 
+    def open(
+        self, eqn: Equation, operands: list, path: Path, scope: tuple[str, ...]
+    ) -> list[Any]:
+        """Run an equation with sites inside, by the rule for its kind."""
+        rule = RULES.get(eqn.primitive.name)
+        if rule is None:
+            raise _no_rule(eqn)
+        return rule(eqn, operands, self, path, scope)
+
     def leave(self, path: Path, env: dict[Any, Any]) -> None:
         """The body at `path` has run, with these values of its variables."""
 
@@ -99,22 +108,12 @@ def interpret(
             name = address(around, eqn.params["mark"].name)
             outs = [handler.mark(eqn, here, name, operands[0])]
         elif any(has_sites(sub) for sub in subjaxprs(eqn)):
-            outs = open_equation(eqn, operands, handler, here, around)
+            outs = handler.open(eqn, operands, here, around)
         else:
             outs = evaluate(eqn, *operands)
         env.update(zip(eqn.outvars, outs, strict=True))
     handler.leave(path, env)
     return [read(env, v) for v in inner.outvars]
-
-
-def open_equation(
-    eqn: Equation, operands: list, handler: Handler, path: Path, scope: tuple[str, ...]
-) -> list[Any]:
-    """Run an equation with sites inside, by the rule for its kind."""
-    rule = RULES.get(eqn.primitive.name)
-    if rule is None:
-        raise _no_rule(eqn)
-    return rule(eqn, operands, handler, path, scope)
 
 
 def address(scope: tuple[str, ...], name: str | None) -> str:
@@ -206,13 +205,26 @@ def _while(eqn: Equation, operands: list, handler: Handler, path: Path, scope: A
         left, carry = state
         left, incoming = _halves(handler.child(left).fork(eqn, path, scope, 2))
         child = handler.child(incoming)
-        return left, interpret(body, [*body_consts, *carry], child, (*path, "body"), scope)
+        outs = interpret(body, [*body_consts, *carry], child, (*path, "body"), scope)
+        return left, going_on(going(carry), outs, carry)
+
+    def going(carry: list) -> Any:
+        return evaluate_closed(cond, [*cond_consts, *carry])[0]
 
     def proceed(state: Any) -> Any:
-        return evaluate_closed(cond, [*cond_consts, *state[1]])[0]
+        return jnp.any(going(state[1]))
 
     left, _ = _halves(handler.fork(eqn, path, scope, 2))
     return lax.while_loop(proceed, step, (left, init))[1]
+
+
+def going_on(going: Any, new: list, old: list) -> list:
+    """The carry of a loop that a `vmap` made one loop for all lanes: those that ended stay."""
+
+    def lanes(a: Any, b: Any) -> Any:
+        return jnp.where(going.reshape(going.shape + (1,) * (a.ndim - going.ndim)), a, b)
+
+    return [lanes(a, b) for a, b in zip(new, old, strict=True)] if going.ndim else new
 
 
 def refuse_site_in_predicate(eqn: Equation) -> None:

@@ -41,7 +41,7 @@ def jumps(eqn: Equation, reached: Sequence[bool], used: Sequence[bool]) -> bool:
         return not jnp.issubdtype(eqn.params["new_dtype"], jnp.inexact)
     if name == "sort":
         return len(eqn.invars) > 1 and any(inexact[: eqn.params["num_keys"]])
-    if name == "top_k":
+    if name in ("top_k", "approx_top_k"):
         return used[1]  # the indices; the values are continuous
     if name == "eigh":
         return used[0]  # the vectors, whose signs are arbitrary

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from estimand.transforms.combine import Drawn, Lifted, combine, lifted, plain
 from estimand.transforms.density import log_density
-from estimand.transforms.interpret import Handler, Path, has_sites, open_equation
+from estimand.transforms.interpret import Handler, Path, has_sites
 from estimand.transforms.jaxprs import (
     Equation,
     Literal,
@@ -113,7 +113,7 @@ class Forward:
 
         def opened(*xs: Any) -> list[Any]:
             handler = Draw(self.plan, key, tapped)
-            outs = handler.open(eqn, list(xs), (i,))
+            outs = handler.open(eqn, list(xs), (i,), ())
             names[:] = sorted(handler.records)
             return [*outs, *(handler.records[name] for name in names)]
 
@@ -215,11 +215,12 @@ class Draw(Handler):
             self.records[f"draw {path}"] = value
         return value
 
-    def open(self, eqn: Equation, operands: list[Any], path: Path) -> list[Any]:
-        """Run a loop or branch with sites or taps inside."""
+    def open(
+        self, eqn: Equation, operands: list[Any], path: Path, scope: tuple[str, ...]
+    ) -> list[Any]:
         scored = (p for p in self.plan.sites if p[: len(path)] == path and self.plan.weighted(p))
         if eqn.primitive.name != "while" or not any(scored):
-            return open_equation(eqn, operands, self, path, ())
+            return super().open(eqn, operands, path, scope)
         outs, found = run_while(eqn, operands, self, path)
         self.records.update(found)
         return outs

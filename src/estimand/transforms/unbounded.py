@@ -20,6 +20,8 @@ from estimand.transforms.guards import first_order, is_inexact
 from estimand.transforms.interpret import (
     Handler,
     Path,
+    evaluate_closed,
+    going_on,
     interpret,
     refuse_site_in_predicate,
     source_of,
@@ -31,11 +33,16 @@ from estimand.transforms.jaxprs import Equation, close
 def run_while(
     eqn: Equation, operands: list[Any], handler: Handler, path: Path
 ) -> tuple[list[Any], dict[str, Any]]:
-    """The loop's outputs, and the log density of each of its sites summed over the steps."""
+    """The loop's outputs, and the log density of each of its sites, summed over steps and lanes.
+
+    A sum keeps the rank of what was summed: outside, the steps meet, and the lanes with them.
+    """
     refuse_site_in_predicate(eqn)
     sizes = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     cond_consts, consts, init = lax.stop_gradient(split_at(operands, *sizes))
     floating = [i for i, x in enumerate(consts) if is_inexact(x)]
+
+    ndims: dict[str, int] = {}
 
     def densities(free: list[Any], carry: list[Any], key: Any) -> Any:
         mixed = list(consts)
@@ -43,19 +50,24 @@ def run_while(
             mixed[i] = x
         child = handler.child(key)
         outs = interpret(eqn.params["body_jaxpr"], [*mixed, *carry], child, (*path, "body"))
-        found = child.outgoing().items()
-        sums = {name: jnp.sum(x) for name, x in found if not name.startswith("draw ")}
+        found = {k: x for k, x in child.outgoing().items() if not k.startswith("draw ")}
+        ndims.update((name, jnp.ndim(x)) for name, x in found.items())
+        sums = {name: jnp.sum(x) for name, x in found.items()}
         return sums, (outs, sums)
 
     def step(state: Any) -> Any:
         key, carry, total, slopes = state
         key, now = jax.random.split(key)
         free = [consts[i] for i in floating]
-        more, (carry, sums) = _slopes(densities, free, carry, now)
+        more, (outs, sums) = _slopes(densities, free, carry, now)
+        carry = going_on(going(carry), outs, carry)
         return key, carry, _add(total, sums), _add(slopes, more)
 
+    def going(carry: list[Any]) -> Any:
+        return evaluate_closed(close(eqn.params["cond_jaxpr"]), [*cond_consts, *carry])[0]
+
     def proceed(state: Any) -> Any:
-        return interpret(close(eqn.params["cond_jaxpr"]), [*cond_consts, *state[1]], Handler())[0]
+        return jnp.any(going(state[1]))
 
     key = handler.fork(eqn, path, (), None)
     run = partial(_slopes, densities)
@@ -73,7 +85,8 @@ def run_while(
         )
         for name, value in total.items()
     }
-    return lax.stop_gradient(outs), found
+    ranked = {name: jnp.reshape(x, (1,) * ndims[name]) for name, x in found.items()}
+    return lax.stop_gradient(outs), ranked
 
 
 def _slopes(densities: Callable, free: list[Any], *args: Any) -> Any:
