@@ -1,11 +1,9 @@
 """What would be biased, or mean something else than was written, stops while it is traced, and
 says where and why.
 
-A row is an objective and pieces of its error; a row of `FINE` is the same kind of program for
-which no error is due.
+What is said of each mistake is in `messages.txt`; a program that is `fine` is of the same kind,
+and no error is due.
 """
-
-import re
 
 import jax
 import jax.numpy as jnp
@@ -13,41 +11,19 @@ import numpyro.distributions as dist
 import pytest
 
 import estimand as em
+from tests.messages import THETA, Programs, check_message, trace
 
-THETA = jnp.array([0.3, 0.6])
-HERE = r"\(test_checks\.py:\d+\)"
-ROWS, FINE = {}, {}
-
-
-def trace(objective):
-    """Build value and gradient, without running them."""
-    return jax.eval_shape(em.expectation(objective).value_and_grad, jax.random.key(0), THETA)
+refused, fine = Programs(), Programs()
 
 
-def refused(*pieces):
-    def enter(objective):
-        ROWS[objective.__name__] = objective, pieces
-        return objective
-
-    return enter
+@refused.each()
+def test_it_is_refused_and_says_where(name, program):
+    check_message(name, trace, program)
 
 
-def fine(objective):
-    FINE[objective.__name__] = objective
-    return objective
-
-
-@pytest.mark.parametrize("objective, pieces", ROWS.values(), ids=ROWS)
-def test_it_is_refused_and_says_where(objective, pieces):
-    with pytest.raises(em.EstimandError) as refusal:
-        trace(objective)
-    for piece in pieces:
-        assert re.search(piece, str(refusal.value)), f"no {piece!r} in: {refusal.value}"
-
-
-@pytest.mark.parametrize("objective", FINE.values(), ids=FINE)
-def test_it_is_fine(objective):
-    trace(objective)
+@fine.each()
+def test_it_is_fine(name, program):
+    trace(program)
 
 
 def site(make, via, name="x"):
@@ -70,6 +46,25 @@ MOVING = {
         dist.Uniform(0.0, 1.0),
         dist.transforms.AffineTransform(0.0, t[0], domain=dist.constraints.unit_interval),
     ),
+    "transformed by a scale that claims all of the reals": lambda t: dist.TransformedDistribution(
+        dist.Uniform(0.0, 1.0), dist.transforms.AffineTransform(0.0, t[0])
+    ),
+    "a shifted log-normal": lambda t: dist.TransformedDistribution(
+        dist.Normal(0.0, 1.0),
+        [dist.transforms.ExpTransform(), dist.transforms.AffineTransform(t[0], 1.0)],
+    ),
+    "a transform of a moving support": lambda t: dist.TransformedDistribution(
+        dist.Uniform(0.0, t[0]), dist.transforms.ExpTransform()
+    ),
+    "a component of a mixture": lambda t: dist.MixtureGeneral(
+        dist.Categorical(jnp.ones(2) / 2),
+        [dist.Normal(0.0, 1.0), dist.Uniform(0.0, t[0])],
+        support=dist.constraints.real,
+    ),
+    "an atom": lambda t: dist.Delta(t[0]),
+    "atoms in a mixture": lambda t: dist.MixtureSameFamily(
+        dist.Categorical(jnp.ones(2) / 2), dist.Delta(t)
+    ),
 }
 STANDING = {
     "Uniform": lambda t: dist.Uniform(0.0, 1.0),
@@ -83,13 +78,20 @@ STANDING = {
     ),
     "Gamma": lambda t: dist.Gamma(t[0], t[1]),
     "Dirichlet": lambda t: dist.Dirichlet(t),
+    "log-normal": lambda t: dist.LogNormal(t[0], t[1]),
+    "a transform of all of the reals": lambda t: dist.TransformedDistribution(
+        dist.Normal(0.0, 1.0),
+        [dist.transforms.AffineTransform(t[0], t[1]), dist.transforms.ExpTransform()],
+    ),
+    "a mixture of normals": lambda t: dist.MixtureSameFamily(
+        dist.Categorical(logits=t), dist.Normal(t, 1.0)
+    ),
 }
 
 
-@pytest.mark.parametrize("make", MOVING.values(), ids=MOVING)
-def test_a_score_where_a_parameter_bounds_the_support_is_refused(make):
-    with pytest.raises(em.EstimandError, match=rf"'(objective/)?x' {HERE}(.|\n)*support"):
-        trace(site(make, em.Score()))
+@pytest.mark.parametrize("name", MOVING)
+def test_a_score_where_a_parameter_bounds_the_support_is_refused(name):
+    check_message(f"a moving support: {name}", trace, site(MOVING[name], em.Score()))
 
 
 @pytest.mark.parametrize("make", STANDING.values(), ids=STANDING)
@@ -97,7 +99,7 @@ def test_a_score_where_nothing_moves_the_support_is_fine(make):
     trace(site(make, em.Score()))
 
 
-@refused("'(objective/)?y'", HERE, "support", "Uniform")
+@refused
 def support_bounded_by_a_pathwise_value(t):
     x = em.sample("x", dist.LogNormal(t[0], 1.0), via=em.Pathwise())
     return em.sample("y", dist.Uniform(0.0, x), via=em.Score())
@@ -152,31 +154,18 @@ def short_guide(t):
 
 
 COUNTS = jnp.array([1, 0, 2, 1, 1])
-FINE["guide and model that agree"] = elbo(right_guide, {"data": COUNTS})
-ROWS["a guide of other addresses"] = (
-    elbo(wrong_guide, {"data": COUNTS}),
-    ("model", "'plate/b'", "'b'", "'c'"),
+fine["guide and model that agree"] = elbo(right_guide, {"data": COUNTS})
+refused["a guide of other addresses"] = elbo(wrong_guide, {"data": COUNTS})
+refused["a guide of another shape"] = elbo(short_guide, {"data": COUNTS})
+refused["an observation of another shape"] = elbo(right_guide, {"data": COUNTS[:1]})
+refused["an observation of another dtype"] = elbo(
+    right_guide, {"data": COUNTS.astype(float) + 0.5}
 )
-ROWS["a guide of another shape"] = (
-    elbo(short_guide, {"data": COUNTS}),
-    (r"'plate/b'", r"\[3\]", r"\[2\]"),
-)
-ROWS["an observation of another shape"] = (
-    elbo(right_guide, {"data": COUNTS[:1]}),
-    ("'data'", r"\[5\]", r"\[1\]"),
-)
-ROWS["an observation of another dtype"] = (
-    elbo(right_guide, {"data": COUNTS.astype(float) + 0.5}),
-    ("'data'", "int", "float"),
-)
-ROWS["an observation of a latent"] = (
-    elbo(right_guide, {"data": COUNTS, "a": 1.0}),
-    ("merge", "'a'", "twice"),
-)
-ROWS["a missing observation"] = elbo(right_guide, {}), ("'data'", "missing")
+refused["an observation of a latent"] = elbo(right_guide, {"data": COUNTS, "a": 1.0})
+refused["a missing observation"] = elbo(right_guide, {})
 
 
-@refused("'model/a'", HERE, "support", "Real", "Positive", "'wide/a'")
+@refused
 def a_guide_of_a_wider_support(t):
     def wide(t):
         em.sample("a", dist.Normal(t[0], 1.0))
@@ -189,54 +178,36 @@ def a_guide_of_a_wider_support(t):
 # Strategies that a distribution cannot carry.
 
 NOT_CARRIED = {
-    "Pathwise for flips": (
-        lambda t: dist.Bernoulli(probs=t[0]),
-        em.Pathwise(),
-        ("Score", "Enumerate", "MeasureValued"),
-    ),
-    "Pathwise for counts": (
-        lambda t: dist.Poisson(t[0]),
-        em.Pathwise(),
-        ("Score", "MeasureValued"),
-    ),
-    "Enumerate for counts": (
-        lambda t: dist.Poisson(t[0]),
-        em.Enumerate(),
-        ("Score", "MeasureValued"),
-    ),
-    "Enumerate for normals": (
-        lambda t: dist.Normal(t[0], 1.0),
-        em.Enumerate(),
-        ("Pathwise", "Score", "MeasureValued"),
-    ),
-    "MeasureValued for betas": (
-        lambda t: dist.Beta(t[0], t[1]),
-        em.MeasureValued(),
-        ("Pathwise", "Score"),
-    ),
-    "Pathwise for von Mises": (lambda t: dist.VonMises(t[0], t[1]), em.Pathwise(), ("Score",)),
+    "Pathwise for flips": (lambda t: dist.Bernoulli(probs=t[0]), em.Pathwise()),
+    "Pathwise for counts": (lambda t: dist.Poisson(t[0]), em.Pathwise()),
+    "Enumerate for counts": (lambda t: dist.Poisson(t[0]), em.Enumerate()),
+    "Enumerate for normals": (lambda t: dist.Normal(t[0], 1.0), em.Enumerate()),
+    "MeasureValued for betas": (lambda t: dist.Beta(t[0], t[1]), em.MeasureValued()),
+    "Pathwise for von Mises": (lambda t: dist.VonMises(t[0], t[1]), em.Pathwise()),
     "Enumerate over a traced bound": (
         lambda t: dist.Binomial(t[0].astype(int) + 3, probs=t[0]),
         em.Enumerate(),
-        ("Score",),
+    ),
+    "Enumerate over nothing": (lambda t: dist.Categorical(logits=t[:0]), em.Enumerate()),
+    "Score for a masked density": (lambda t: dist.Normal(t[0], 1.0).mask(t > 0), em.Score()),
+    "Score for a censored density": (
+        lambda t: dist.LeftCensoredDistribution(dist.Normal(t[0], 1.0), jnp.array(0)),
+        em.Score(),
     ),
 }
 
 
-@pytest.mark.parametrize("make, via, others", NOT_CARRIED.values(), ids=NOT_CARRIED)
-def test_a_strategy_that_the_distribution_cannot_carry_lists_those_that_it_can(make, via, others):
-    with pytest.raises(em.EstimandError, match=rf"'(objective/)?x' {HERE}") as refusal:
-        trace(site(make, via))
-    for name in (type(via).__name__, *others):
-        assert name in str(refusal.value)
+@pytest.mark.parametrize("name", NOT_CARRIED)
+def test_a_strategy_that_the_distribution_cannot_carry_lists_those_that_it_can(name):
+    check_message(f"a strategy not carried: {name}", trace, site(*NOT_CARRIED[name]))
 
 
-@refused("'(objective/)?x'", HERE, "MeasureValued", "concentration")
+@refused
 def measure_valued_gamma_with_a_differentiated_concentration(t):
     return em.sample("x", dist.Gamma(t[0], 1.0), via=em.MeasureValued())
 
 
-@refused("'(objective/)?x'", HERE, "strategy|via", "'score'")
+@refused
 def a_strategy_by_its_name(t):
     return em.sample("x", dist.Normal(t[0], 1.0), via="score")
 
@@ -254,9 +225,6 @@ def second_derivative(via):
 
 
 def test_a_derivative_of_higher_order_than_a_strategy_carries_names_the_site():
-    with pytest.raises(
-        em.EstimandError, match=rf"'(.*/)?x' {HERE}(.|\n)*MeasureValued(.|\n)*Score"
-    ):
-        second_derivative(em.MeasureValued())
+    check_message("a second derivative", second_derivative, em.MeasureValued())
     second_derivative(em.Score())
     second_derivative(em.Enumerate())

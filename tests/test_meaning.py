@@ -1,10 +1,8 @@
 """Uses of sites and of expectations that have no meaning, or two, are refused while they are
 traced.
 
-A row is an objective and pieces of its error; a row of `FINE` is one for which no error is due.
+What is said of each mistake is in `messages.txt`; of a program that is `fine`, nothing.
 """
-
-import re
 
 import jax
 import jax.numpy as jnp
@@ -13,50 +11,28 @@ import pytest
 from jax import lax
 
 import estimand as em
+from tests.messages import THETA, Programs, check_message, trace
 
-THETA = jnp.array([0.3, 0.6])
-HERE = r"\(test_meaning\.py:\d+\)"
-ROWS, FINE = {}, {}
-
-
-def trace(objective):
-    """Build value and gradient, without running them."""
-    return jax.eval_shape(em.expectation(objective).value_and_grad, jax.random.key(0), THETA)
+refused, fine = Programs(), Programs()
 
 
-def refused(*pieces):
-    def enter(objective):
-        ROWS[objective.__name__] = objective, pieces
-        return objective
-
-    return enter
+@refused.each()
+def test_it_is_refused_and_says_where(name, program):
+    check_message(name, trace, program)
 
 
-def fine(objective):
-    FINE[objective.__name__] = objective
-    return objective
+@fine.each()
+def test_it_is_fine(name, program):
+    trace(program)
 
 
-@pytest.mark.parametrize("objective, pieces", ROWS.values(), ids=ROWS)
-def test_it_is_refused_and_says_where(objective, pieces):
-    with pytest.raises(em.EstimandError) as refusal:
-        trace(objective)
-    for piece in pieces:
-        assert re.search(piece, str(refusal.value)), f"no {piece!r} in: {refusal.value}"
-
-
-@pytest.mark.parametrize("objective", FINE.values(), ids=FINE)
-def test_it_is_fine(objective):
-    trace(objective)
-
-
-@refused("'(objective/)?x'", HERE, "detach")
+@refused
 def one_term_with_a_site_both_live_and_detached(t):
     x = em.sample("x", dist.Bernoulli(probs=t[0]), via=em.Score()).astype(float)
     return em.detach(x) * jnp.exp(x)
 
 
-@refused("'(objective/)?x'", HERE, "detach")
+@refused
 def one_term_with_both_by_stop_gradient(t):
     x = em.sample("x", dist.Normal(t[0], 1.0), via=em.Score())
     return lax.stop_gradient(x) * x
@@ -91,12 +67,12 @@ NONLINEAR = {
 }
 
 
-@refused("inner", "using", "'z'")
+@refused
 def an_inner_expectation_with_strategies_of_its_own(t):
     return inner.using({"z": em.Score()})(t[0])
 
 
-@refused("'with_aux'", "one real number", "tuple")
+@refused
 def an_inner_expectation_with_aux(t):
     @em.expectation
     def with_aux(p):
@@ -115,10 +91,9 @@ LINEAR = {
 }
 
 
-@pytest.mark.parametrize("objective", NONLINEAR.values(), ids=NONLINEAR)
-def test_a_non_linear_function_of_an_expectation_is_refused(objective):
-    with pytest.raises(em.EstimandError, match="inner(.|\n)*linear"):
-        trace(objective)
+@pytest.mark.parametrize("name", NONLINEAR)
+def test_a_non_linear_function_of_an_expectation_is_refused(name):
+    check_message(f"a non-linear function: {name}", trace, NONLINEAR[name])
 
 
 @pytest.mark.parametrize("objective", LINEAR.values(), ids=LINEAR)
@@ -126,17 +101,42 @@ def test_a_linear_function_of_an_expectation_is_fine(objective):
     trace(objective)
 
 
-@refused("objective", "scalar", r"\[2\]")
+@refused
 def a_vector_objective(t):
     return em.sample("x", dist.Normal(t, 1.0))
 
 
-@refused("objective", "scalar|float", "int")
+@refused
+def a_site_in_the_predicate_of_a_while_loop(t):
+    return t[0] * lax.while_loop(
+        lambda s: em.draw(dist.Bernoulli(0.5), em.Score()) == 1, lambda s: s + 1.0, 0.0
+    )
+
+
+@refused
+def a_site_inside_an_operation_without_a_rule_of_an_objective(t):
+    def solve(matvec, b):
+        return b + em.draw(dist.Normal(0.0, 1.0), em.Score())
+
+    return lax.custom_linear_solve(lambda x: x, t[0], solve, solve)
+
+
+@fine
+def a_key_that_is_closed_over(t):
+    return em.draw(dist.Normal(t[0], 1.0)) + jax.random.normal(jax.random.clone(KEY))
+
+
+@fine
+def a_loop_of_an_unknown_length_that_only_detaches(t):
+    return lax.while_loop(lambda s: s < 3.0, lambda s: s + em.detach(t[0]), 0.0) + t[1]
+
+
+@refused
 def an_integer_objective(t):
     return em.sample("x", dist.Bernoulli(probs=t[0]), via=em.Score())
 
 
-@refused("'(objective/)?x'", "while", "Enumerate")
+@refused
 def a_multi_point_site_in_a_while_loop(t):
     def step(s):
         return s + em.sample("x", dist.Bernoulli(probs=t[0]), via=em.Enumerate()) + 1
@@ -144,7 +144,7 @@ def a_multi_point_site_in_a_while_loop(t):
     return lax.while_loop(lambda s: s < 4, step, 0).astype(float) * t[1]
 
 
-@refused("'(objective/)?x'", HERE, "scan", "32")
+@refused
 def a_multi_point_site_in_a_long_scan(t):
     def step(state, _):
         x = em.sample("x", dist.Bernoulli(probs=t[0]), via=em.MeasureValued()).astype(float)
@@ -153,7 +153,7 @@ def a_multi_point_site_in_a_long_scan(t):
     return lax.scan(step, 0.0, None, length=40)[0]
 
 
-@refused("'(objective/)?x'", HERE, "1024", r"test_meaning\.py:\d+(.|\n)*test_meaning\.py:\d+")
+@refused
 def an_enumerated_plate_that_is_mixed_over_the_cap(t):
     xs = jax.vmap(lambda _: em.sample("x", dist.Bernoulli(probs=t[0]), via=em.Enumerate()))(
         jnp.arange(12)
@@ -169,7 +169,7 @@ def the_same_plate_below_a_higher_cap(t):
     return jnp.exp(xs.astype(float).sum() * t[1])
 
 
-@refused("'draw 10'", HERE, "65536", "177147", r"Score\(\)")
+@refused
 def measure_valued_flips_that_multiply(t):
     flips = [em.draw(dist.Bernoulli(probs=t[0]), via=em.MeasureValued()) for _ in range(11)]
     return jnp.exp(sum(x.astype(float) for x in flips))
@@ -188,16 +188,50 @@ def test_using_takes_a_suffix_and_lists_the_candidates_otherwise():
     jax.eval_shape(
         objective.using({"z": em.Score(), "a/w": em.Score(), "guide/b/w": em.Score()}).grad, *START
     )
-    for wrong, pieces in (
-        ("y", ("guide/z", "guide/a/w", "guide/b/w")),
-        ("w", ("guide/a/w", "guide/b/w")),
-    ):
-        with pytest.raises(em.EstimandError) as refusal:
-            jax.eval_shape(objective.using({wrong: em.Score()}).grad, *START)
-        assert all(piece in str(refusal.value) for piece in (wrong, *pieces))
+    for wrong in ("y", "w"):
+        again = objective.using({wrong: em.Score()})
+        check_message(f"using() of {wrong!r}", jax.eval_shape, again.grad, *START)
+    check_message("using() of a strategy", objective.using, em.Score())
 
 
-START = (jax.random.key(0), THETA)
+KEY = jax.random.key(0)
+START = (KEY, THETA)
+
+
+@em.expectation
+def weighted(t, w, n):
+    return w * em.draw(dist.Normal(t, 1.0)) * n
+
+
+ARGNUMS = {"too large": 3, "too small": -4, "twice the same": (0, -3), "not a number": (None,)}
+
+
+@pytest.mark.parametrize("name", ARGNUMS)
+def test_argnums_must_be_positions_of_arguments(name):
+    args = KEY, 0.3, 0.6, 2
+    check_message(f"argnums {name}", weighted.grad, *args, argnums=ARGNUMS[name])
+
+
+def test_argnums_count_from_either_end():
+    args = KEY, 0.3, 0.6, 2
+    value, (by_w, by_n, by_t) = weighted.value_and_grad(*args, argnums=(1, -1, 0))
+    assert by_n is None and by_t == 1.2 and by_w * 0.6 == value
+    assert weighted.grad(*args, argnums=-3) == weighted.grad(*args) == by_t
+
+
+def test_a_state_goes_through_every_form_of_the_gradient():
+    objective = em.expectation(lambda t: (em.draw(dist.Normal(t, 1.0)), {"t": t}))
+    state = objective.init(KEY, 0.3)
+    (out, grad), new = objective.value_and_grad(KEY, 0.3, has_aux=True, state=state)
+    assert new == state == () and out[1] == {"t": 0.3} and grad == 1.0
+    assert objective.grad(KEY, 0.3, has_aux=True, state=state) == ((1.0, {"t": 0.3}), ())
+    assert objective.grad(KEY, 0.3, has_aux=True) == (1.0, {"t": 0.3})
+
+
+def test_has_aux_takes_a_pair():
+    objective = em.expectation(lambda t: em.draw(dist.Normal(t, 1.0)))
+    check_message("has_aux of a number", objective.grad, KEY, 0.3, has_aux=True)
+    check_message("no samples", objective.grad, KEY, 0.3, num_samples=0)
 
 
 def test_the_last_word_of_using_counts():
@@ -223,5 +257,5 @@ def test_an_integer_aux_that_depends_on_a_lifted_site_is_refused():
 
         return jax.eval_shape(lambda key, t: objective.value_and_grad(key, t, has_aux=True), *START)
 
-    with pytest.raises(em.EstimandError, match="aux"):
-        with_aux(em.Enumerate())
+    check_message("an integer aux of a lifted site", with_aux, em.Enumerate())
+    with_aux(em.Score())

@@ -12,6 +12,7 @@ import optax
 import pytest
 
 import estimand as em
+from tests.messages import check_message
 from tests.test_train import (
     ADAM,
     DATA,
@@ -117,49 +118,49 @@ def test_silence(capsys):
 SETTINGS = dict(key=jax.random.key(0), steps=3, args=(0.5,), data=DATA, batch_size=3)
 SETTINGS["progress"] = False
 REFUSED = {
-    "no objective": (dict(objective=lambda p, b, s: 0.0), "objective made by em.expectation"),
-    "nothing to train": (dict(params={"n": 3}), "there is nothing to train"),
-    "an optimizer not called": (dict(optimizer=optax.adam), "an optax.GradientTransformation"),
-    "negative steps": (dict(steps=-1), r"expected: an integer, zero or more\n.*int -1"),
-    "floating steps": (dict(steps=10.0), r"got: +float 10\.0"),
-    "args of one": (dict(args=jnp.ones(2)), r"write args=\(x,\)"),
-    "no key": (dict(key=3), r"got: +int 3"),
-    "a batch without data": (dict(data=None), r"no data\n +got: +3"),
-    "a batch larger than the data": (dict(batch_size=11), r"at most the 10 rows.*\n +got: +11"),
-    "an empty batch": (dict(batch_size=0), r"expected: a positive integer\n +got: +0"),
-    "no rows": (dict(data=(np.zeros(0), np.zeros((0, 2)))), "there is no datum to train on"),
-    "no arrays": (dict(data={}), "got: +no arrays"),
-    "unequal lengths": (
-        dict(data=(np.zeros(10), np.zeros((9, 2)))),
-        r"data\[0\] of shape \[10\], data\[1\] of shape \[9, 2\]",
-    ),
-    "a number for data": (dict(data=(np.zeros(10), 3.0)), r"data\[1\] of shape \[\]"),
-    "no samples": (dict(num_samples=0), "at least one sample"),
+    "no objective": dict(objective=42),
+    "nothing to train": dict(params={"n": 3}),
+    "an optimizer not called": dict(optimizer=42),
+    "negative steps": dict(steps=-1),
+    "floating steps": dict(steps=10.0),
+    "args of one": dict(args=2.0),
+    "no key": dict(key=3),
+    "a batch without data": dict(data=None),
+    "a batch larger than the data": dict(batch_size=11),
+    "an empty batch": dict(batch_size=0),
+    "no rows": dict(data=(np.zeros(0), np.zeros((0, 2)))),
+    "no arrays": dict(data={}),
+    "unequal lengths": dict(data=(np.zeros(10), np.zeros((9, 2)))),
+    "a number for data": dict(data=(np.zeros(10), 3.0)),
+    "lists for data": dict(data=([1.0] * 10, [2.0] * 10)),
+    "parameters to resume": dict(resume=START),
+    "no samples": dict(num_samples=0),
 }
+
+
+def minimize(objective=spread, params=START, optimizer=ADAM, **settings):
+    return em.minimize(objective, params, optimizer, **(SETTINGS | settings))
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_bad_input_is_refused(name):
-    changes, message = REFUSED[name]
-    given = dict(objective=spread, params=START, optimizer=ADAM) | SETTINGS | changes
-    with pytest.raises(em.EstimandError, match=message):
-        em.minimize(given.pop("objective"), given.pop("params"), given.pop("optimizer"), **given)
+    check_message(f"training with {name}", minimize, **REFUSED[name])
+
+
+def test_training_inside_a_transformation_is_refused():
+    mapped = jax.vmap(lambda start: minimize(params={**START, "mean": start}).params)
+    check_message("training inside vmap", mapped, jnp.arange(3.0))
 
 
 RESUMED = {
-    "another key": (dict(key=jax.random.key(2)), "key: a run can be continued only"),
-    "another optimizer": (dict(optimizer=optax.sgd(0.1)), r"optimizer: .*\n.*int32\[\] at"),
-    "other parameters": (
-        dict(params={**START, "mean": np.zeros(3)}),
-        r"expected: float\d+\[\] at \['mean'\]\n +got: +float\d+\[3\] at \['mean'\]",
-    ),
-    "fewer parameters": (dict(params={"mean": 0.0}), r"got: +nothing at \['log_scale'\]"),
+    "another key": dict(key=jax.random.key(2)),
+    "another optimizer": dict(optimizer=optax.sgd(0.1)),
+    "other parameters": dict(params={**START, "mean": np.zeros(3)}),
+    "fewer parameters": dict(params={"mean": 0.0}),
 }
 
 
 @pytest.mark.parametrize("name", RESUMED)
 def test_a_run_is_continued_only_with_what_it_was_started_with(name):
-    changes, message = RESUMED[name]
-    given = dict(params=START, optimizer=ADAM, **SETTINGS) | dict(key=jax.random.key(1)) | changes
-    with pytest.raises(em.EstimandError, match=message):
-        em.minimize(spread, given.pop("params"), given.pop("optimizer"), **given, resume=whole())
+    given = dict(key=jax.random.key(1), resume=whole()) | RESUMED[name]
+    check_message(f"resuming with {name}", minimize, **given)

@@ -54,7 +54,10 @@ class Chooser:
                 f"{strategy!r} cannot be used here: {reason}",
                 expected=f"one of {', '.join(able)}" if able else "another distribution",
                 got=f"{strategy!r} for {info.site.distribution}",
-                remedy="pass one of those as via=, or leave the choice to the default",
+                remedy="pass one of those as via=, or leave the choice to the default"
+                if able
+                else "draw from a distribution with the same values and a density of its own, and "
+                "score with this one",
             )
         return Chosen(strategy, why)
 

@@ -207,7 +207,7 @@ class Expectation:
     def _positions(self, argnums: int | Sequence[int], args: Sequence[Any]) -> tuple[int, ...]:
         """`argnums` as positions of arguments, counted from the front."""
         given = tuple(argnums) if isinstance(argnums, Sequence) else (argnums,)
-        inside = all(-len(args) <= i < len(args) for i in given)
+        inside = all(is_count(i) and -len(args) <= i < len(args) for i in given)
         if inside and len({i % len(args) for i in given}) == len(given):
             return tuple(int(i) % len(args) for i in given)
         raise error(

@@ -149,10 +149,9 @@ class _Walk:
         self._check_linear(eqn, flows)
         strategy = self.plan.chosen[path].strategy
         avals = site.bare([v.aval for v in eqn.invars])
-        if not strategy.pathwise:
-            for i in bounding_leaves(site.structure, avals):
-                if flows[i].moved:
-                    raise moving_support(info.where, site, i, strategy)
+        bounding = [i for i in bounding_leaves(site.structure, avals) if flows[i].moved]
+        if bounding and not strategy.pathwise:
+            raise moving_support(info.where, site, bounding, strategy)
         supports = supports_of(site.structure, avals, ranges(flows))
         moved = strategy.pathwise and any(flow.moved for flow in flows)
         support = site.structure.placeholder(avals).support  # Levy's is None

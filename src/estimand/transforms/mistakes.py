@@ -36,13 +36,16 @@ def moved_boundary(mark: Mark, site: Site, label: str) -> EstimandError:
     )
 
 
-def moving_support(where: str, site: Site, leaf: int, strategy: Any) -> EstimandError:
-    name = site.structure.slots()[leaf][0].strip("_")
+def moving_support(
+    where: str, site: Site, leaves: Sequence[int], strategy: Any
+) -> EstimandError:
+    names = sorted({site.structure.slots()[i][0] for i in leaves})
+    named = [repr(name) for name in names if not name.endswith("_support")]
     return error(
         where,
         f"{strategy!r} is biased where the support moves with the arguments",
         expected=f"a support of {site.distribution} that no differentiated argument reaches",
-        got=f"{name!r} bounds the support and depends on a differentiated argument",
+        got=f"one that a differentiated argument moves{' by ' + named[0] if named else ''}",
         remedy="use Pathwise() where the distribution has it, or sample on a fixed support and "
         "transform the value",
     )

@@ -112,7 +112,16 @@ def mark(x: Any, kind: str, name: str | None = None, info: Hashable = None) -> j
 
 @sample_p.def_abstract_eval
 def _sample_aval(*leaves: Any, site: Site) -> ShapedArray:
-    out = value_aval(site.structure, site.bare(leaves))
+    try:
+        out = value_aval(site.structure, site.bare(leaves))
+    except (ValueError, TypeError) as problem:
+        raise error(
+            site.where,
+            f"NumPyro cannot draw from this {site.distribution}",
+            expected="a distribution whose parameters fit each other",
+            got=str(problem).splitlines()[0],
+            remedy="check the shapes of its parameters",
+        ) from problem
     return ShapedArray((*site.lanes, *out.shape), out.dtype)
 
 
