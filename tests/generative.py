@@ -58,6 +58,23 @@ class Factor:
         return {"x": normal(c["x"], loc), "tilt": -(c["x"] ** 2)}
 
 
+@row((0.5,), {"x": (3,)})
+class FactorInVmap:
+    """A factor counts once a lane, also one that is the same in every lane."""
+
+    def program(loc):
+        def lane(level):
+            x = em.sample("x", dist.Normal(loc, 1.0))
+            em.factor("own", level * x)
+            em.factor("same", loc)
+
+        jax.vmap(lane, out_axes=None)(LEVELS)
+
+    def density(c, loc):
+        same = jnp.full(3, loc)
+        return {"x": normal(c["x"], loc), "own": LEVELS * c["x"], "same": same}
+
+
 @row((0.5,), {"x": (3,), "y": (3, 2)})
 class Vmap:
     def program(loc):

@@ -3,6 +3,8 @@
 What is said of each mistake is in `messages.txt`.
 """
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
@@ -10,7 +12,7 @@ from jax import lax
 
 import estimand as em
 from tests.generative import LEVELS
-from tests.messages import Programs, check_message
+from tests.messages import Programs, catalogue, check_message
 
 refused = Programs()
 
@@ -336,3 +338,9 @@ def gradient_of_a_seeded_site_inside_a_custom_rule():
 @refused.each()
 def test_it_is_refused_by_name(name, program):
     check_message(name, program)
+
+
+def test_every_message_says_where_what_was_expected_what_was_got_and_what_to_do():
+    for name, text in catalogue().items():
+        for piece in (r"\.py:LINE", "expected: ", "got: ", "remedy: "):
+            assert re.search(piece, text), f"no {piece!r} in what is said of {name}"

@@ -166,3 +166,104 @@ class VmapInsideScan:
             states = t[1] * states + xs
             total += states[0] * states[1]
         return total
+
+
+def countdown(step, level, dtype):
+    """A loop of random length, at most three steps: `step(total)` is added until the level."""
+
+    def body(carry):
+        return carry[0] + 1, carry[1] + step(carry[1])
+
+    def going(carry):
+        return (carry[1] < level) & (carry[0] < 3)
+
+    return lax.while_loop(going, body, (jnp.zeros((), int), jnp.zeros((), dtype)))[1]
+
+
+def exact_countdown(step, level):
+    count, total = 0, 0.0
+    while total < level and count < 3:
+        count, total = count + 1, total + step(total)
+    return total
+
+
+@case((0.2, 0.4), (em.Score,))
+class LanesInAWhileLoop:
+    def program(t, via):
+        levels = jnp.asarray(WEIGHTS[:3], t.dtype)
+
+        def step(total):
+            xs = jax.vmap(lambda w: flip(jax.nn.sigmoid(t[0] + w - 0.1 * total), via))(levels)
+            return xs.sum() + 0.1
+
+        return (countdown(step, 2.0, t.dtype) - t[1]) ** 2
+
+    def exact(world, t):
+        def step(total):
+            return sum(world.flip(sigmoid(t[0] + w - 0.1 * total)) for w in WEIGHTS[:3]) + 0.1
+
+        return (exact_countdown(step, 2.0) - t[1]) ** 2
+
+
+@case((0.2, 0.4), (em.Score,))
+class VmapOfAWhileLoop:
+    """JAX makes it one loop, in which the lanes that ended stay as they are."""
+
+    def program(t, via):
+        def lane(w):
+            def step(total):
+                return flip(jax.nn.sigmoid(t[0] + w - 0.3 * total), via) + 0.1
+
+            return countdown(step, 1.0, t.dtype)
+
+        return (jax.vmap(lane)(jnp.asarray(WEIGHTS[:2], t.dtype)) ** 2).sum() * t[1]
+
+    def exact(world, t):
+        def lane(w):
+            return exact_countdown(
+                lambda total: world.flip(sigmoid(t[0] + w - 0.3 * total)) + 0.1, 1.0
+            )
+
+        return sum(lane(w) ** 2 for w in WEIGHTS[:2]) * t[1]
+
+
+@case((0.2, 0.4), (em.Score,))
+class WhileLoopsInAScanInAWhileLoop:
+    def program(t, via):
+        def turn(total):
+            def inner(carry, w):
+                def step(part):
+                    return flip(jax.nn.sigmoid(t[0] + w - 0.3 * part), via) + 0.6
+
+                return carry + countdown(step, 1.0, t.dtype), None
+
+            part = lax.scan(inner, jnp.zeros_like(total), jnp.asarray(WEIGHTS[:2], t.dtype))[0]
+            return part * flip(jax.nn.sigmoid(0.1 * total), via) + 1.5
+
+        return jnp.sin(countdown(turn, 3.0, t.dtype)) * t[1]
+
+    def exact(world, t):
+        def turn(total):
+            part = sum(
+                exact_countdown(
+                    lambda part, w=w: world.flip(sigmoid(t[0] + w - 0.3 * part)) + 0.6, 1.0
+                )
+                for w in WEIGHTS[:2]
+            )
+            return part * world.flip(sigmoid(0.1 * total)) + 1.5
+
+        return np.sin(exact_countdown(turn, 3.0)) * t[1]
+
+
+@case((0.2, 0.4), DISCRETE)
+class ScanOfNoSteps:
+    def program(t, via):
+        def step(state, w):
+            x = flip(jax.nn.sigmoid(t[0] + w), via)
+            return state + x, x
+
+        total, xs = lax.scan(step, t[1], jnp.zeros(0, t.dtype))
+        return flip(t[0], via) * total + xs.sum()
+
+    def exact(world, t):
+        return world.flip(t[0]) * t[1]

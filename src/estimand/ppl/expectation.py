@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from estimand.errors import EstimandError, definition, error, is_count
+from estimand.errors import EstimandError, definition, error, is_count, source_line
 from estimand.ppl.choose import Chooser, as_mapping
 from estimand.ppl.explain import explain
 from estimand.transforms.blame import first_nonfinite
@@ -282,7 +282,7 @@ def _guarded(plan: Plan, inputs: list[Any], owners: list[int]) -> list[Any]:
 def _positive(num_samples: int) -> int:
     if not is_count(num_samples) or num_samples < 1:
         raise error(
-            "num_samples",
+            f"num_samples ({source_line()})",
             "at least one sample is needed",
             expected="a positive integer",
             got=repr(num_samples),

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
-from estimand.errors import EstimandError, error
+from estimand.errors import EstimandError, error, source_line
 from estimand.ppl.steps import is_trained, partition
 from estimand.transforms.seed import as_key
 
@@ -77,7 +77,7 @@ def _types(tree: PyTree) -> dict[str, str]:
 
 def _resume_error(name: str, expected: str, got: str) -> EstimandError:
     return error(
-        name,
+        f"{name} ({source_line()})",
         "a run can be continued only with what it was started with",
         expected=expected,
         got=got,

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from estimand.errors import EstimandError, error
+from estimand.errors import EstimandError, error, source_line
 from estimand.transforms.density import draw
 from estimand.transforms.guards import refuse_derivative
 from estimand.transforms.interpret import Handler, Path
@@ -54,7 +54,7 @@ def as_key(key: Any) -> Any:
     else:
         got = f"{type(key).__name__} {key!r}"
     raise error(
-        "key",
+        f"key ({source_line()})",
         "the first argument is a JAX random key",
         expected="one jax.random.key(seed), or a legacy uint32 key",
         got=got,
