@@ -11,7 +11,7 @@ import numpyro.distributions as dist
 import pytest
 
 import estimand as em
-from tests.messages import THETA, Programs, check_message, trace
+from tests.messages import Programs, check_message, trace
 
 refused, fine = Programs(), Programs()
 
@@ -158,9 +158,7 @@ fine["guide and model that agree"] = elbo(right_guide, {"data": COUNTS})
 refused["a guide of other addresses"] = elbo(wrong_guide, {"data": COUNTS})
 refused["a guide of another shape"] = elbo(short_guide, {"data": COUNTS})
 refused["an observation of another shape"] = elbo(right_guide, {"data": COUNTS[:1]})
-refused["an observation of another dtype"] = elbo(
-    right_guide, {"data": COUNTS.astype(float) + 0.5}
-)
+refused["an observation of another dtype"] = elbo(right_guide, {"data": COUNTS.astype(float) + 0.5})
 refused["an observation of a latent"] = elbo(right_guide, {"data": COUNTS, "a": 1.0})
 refused["a missing observation"] = elbo(right_guide, {})
 

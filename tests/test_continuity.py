@@ -5,10 +5,12 @@ Everything is decided while tracing, so nothing here is compiled.
 """
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import jax.scipy as jsp
 import numpy as np
 import numpyro.distributions as dist
+import optax
 import pytest
 from jax import lax
 
@@ -91,6 +93,16 @@ DISCONTINUOUS = {
     "in a vmap": lambda x: jax.vmap(lambda u: lax.cond(u > 0, lambda: 1.0, lambda: u))(x),
     "a function of the user's, named as one of JAX's": norm,
     "interp that jumps at its end": lambda x: jnp.interp(x, KNOTS, KNOTS, left=5.0),
+    "safe where": lambda x: jnp.where(x > 0, jnp.log(jnp.where(x > 0, x, 1.0)), 0.0),
+    "sign of a determinant": lambda x: jnp.linalg.slogdet(jnp.diag(x))[0],
+    "derivative of abs": jax.vmap(jax.grad(jnp.abs)),
+    "derivative of relu": jax.vmap(jax.grad(jax.nn.relu)),
+    "derivative of max": jax.grad(jnp.max),
+    "derivative of clip": jax.vmap(jax.grad(lambda u: jnp.clip(u, -1.0, 1.0))),
+    "derivative of hard_tanh, under its name": jax.jit(jax.vmap(jax.grad(jax.nn.hard_tanh))),
+    "derivative of relu, under its name": jax.jit(jax.vmap(jax.grad(jax.nn.relu))),
+    "a rectified value compared with its edge": lambda x: (jax.nn.relu(x) > 0.0).astype(float),
+    "approximate top_k indices": lambda x: KNOTS[lax.approx_max_k(x, 1)[1]],
     "nearest-neighbour sampling": lambda x: jsp.ndimage.map_coordinates(KNOTS, [x], order=0),
 }
 
@@ -103,11 +115,12 @@ def test_a_discontinuity_is_refused_unless_vouched_for_or_scored(f):
     trace(f, via=em.Score())
 
 
-def test_an_opaque_callback_counts_as_a_discontinuity():
+@pytest.mark.parametrize("callback", [jax.pure_callback, jax.experimental.io_callback])
+def test_an_opaque_callback_counts_as_a_discontinuity(callback):
     def opaque(x):
-        return jax.pure_callback(np.asarray, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+        return callback(np.asarray, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
 
-    with pytest.raises(em.EstimandError, match=rf"{SITE}(.|\n)*pure_callback"):
+    with pytest.raises(em.EstimandError, match=rf"{SITE}(.|\n)*{callback.__name__}"):
         trace(opaque)
     trace(opaque, via=em.Score())
 
@@ -162,6 +175,15 @@ CONTINUOUS = {
     "ndtri": lambda x: jsp.special.ndtri(jax.nn.sigmoid(x)),
     "gammaln": lambda x: jsp.special.gammaln(jnp.exp(x)),
     "betaln": lambda x: jsp.special.betaln(jnp.exp(x), 2.0),
+    "binary cross-entropy": lambda x: optax.sigmoid_binary_cross_entropy(x, KNOTS),
+    "softmax cross-entropy": lambda x: optax.softmax_cross_entropy_with_integer_labels(x, 1),
+    "fmax": lambda x: jnp.fmax(x, 0.1),
+    "log1mexp": lambda x: jax.nn.log1mexp(jnp.exp(x)),
+    "derivative of softplus": jax.vmap(jax.grad(jax.nn.softplus)),
+    "derivative of logsumexp": jax.grad(jax.nn.logsumexp),
+    "derivative of logaddexp": jax.vmap(jax.grad(lambda u: jnp.logaddexp(u, 0.3))),
+    "derivative of elu": jax.vmap(jax.grad(jax.nn.elu)),
+    "a positive value compared with zero": lambda x: jnp.where(jnp.exp(x) > 0.0, x, 0.0),
     "det": lambda x: jnp.linalg.det(symmetric(x)),
     "slogdet": lambda x: jnp.linalg.slogdet(symmetric(x))[1],
     "inverse": lambda x: jnp.linalg.inv(symmetric(x)),

@@ -115,7 +115,42 @@ STANDING = {
     "ordered logistic": (real, lambda x: (dist.OrderedLogistic(x, jnp.array([-1.0, 1.0])), 1)),
 }
 
+WRITTEN_OUT = {  # NumPyro's own log_prob, called in the objective
+    "Normal at x": (real, lambda x: dist.Normal(0.0, 1.0).log_prob(x)),
+    "Bernoulli logits x": (real, lambda x: dist.Bernoulli(logits=x).log_prob(1)),
+    "Categorical logits x": (vector, lambda x: dist.Categorical(logits=x).log_prob(1)),
+    "Poisson rate x": (positive, lambda x: dist.Poisson(x).log_prob(2)),
+    "Exponential at x > 0": (positive, lambda x: dist.Exponential(1.0).log_prob(x)),
+    "Gamma at x > 0": (positive, lambda x: dist.Gamma(2.0, 1.0).log_prob(x)),
+    "HalfNormal at x > 0": (positive, lambda x: dist.HalfNormal(1.0).log_prob(x)),
+    "LogNormal at x > 0": (positive, lambda x: dist.LogNormal(0.0, 1.0).log_prob(x)),
+    "Uniform at 0 < x < 1": (unit, lambda x: dist.Uniform(0.0, 1.0).log_prob(x)),
+}
+
+
+@pytest.mark.parametrize("site, log_prob", WRITTEN_OUT.values(), ids=WRITTEN_OUT)
+def test_a_density_that_is_written_out_raises_no_alarm(site, log_prob):
+    objective = em.expectation(lambda t: log_prob(em.sample("x", site(t), via=em.Pathwise())).sum())
+    jax.eval_shape(objective.grad, jax.random.key(0), THETA)
+
+
+def with_an_edge_at_one():
+    components = [dist.Uniform(0.0, 1.0), dist.Normal(0.0, 3.0)]
+    return dist.MixtureGeneral(
+        dist.Categorical(jnp.ones(2) / 2), components, support=dist.constraints.real
+    )
+
+
 MOVED = {
+    "a mixture with an inner edge": (real, at(with_an_edge_at_one)),
+    "a transform that claims all of the reals": (
+        real,
+        at(
+            lambda: dist.TransformedDistribution(
+                dist.Uniform(0.0, 1.0), dist.transforms.AffineTransform(0.0, 2.0)
+            )
+        ),
+    ),
     "Uniform up to x": (positive, lambda x: (dist.Uniform(0.0, x), 0.9)),
     "Uniform around x": (real, lambda x: (dist.Uniform(x - 1, x + 1), 0.9)),
     "Pareto from x": (positive, lambda x: (dist.Pareto(x, 2.0), 0.9)),

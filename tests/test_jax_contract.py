@@ -178,3 +178,20 @@ def test_the_equations_of_a_jaxpr_can_be_replaced():
     assert jaxprs.replace_jaxprs(eqn, lambda body: body) is eqn
     again = jaxprs.replace_jaxprs(eqn, lambda body: jaxprs.with_equations(body, swapped))
     assert again is not eqn and jnp.allclose(*[jaxprs.evaluate(e, X)[0] for e in (eqn, again)])
+
+
+def test_an_equation_made_by_differentiating_is_marked():
+    def marks(fun):
+        eqns = jax.make_jaxpr(fun)(X).jaxpr.eqns
+        return [jaxprs.is_derivative(eqn) for eqn in eqns]
+
+    assert not any(marks(jnp.sin)) and any(marks(jax.grad(jnp.sin)))
+
+
+def test_a_call_remembers_the_function_that_it_calls():
+    name, line = jaxprs.called(equation(jax.jit(helper), X))
+    assert name == "helper" and line.startswith("test_jax_contract.py:")
+
+
+def helper(x):
+    return jnp.sin(x)

@@ -41,7 +41,7 @@ def is_continuous(eqn: Equation, used: Sequence[bool] = (), derived: bool = Fals
     if not bodies:
         return bool(known & _callers(eqn))
     name, _, file = bodies[0].debug_info.func_src_info.partition(" at ")
-    if not is_jax(file):
+    if not is_jax(file) or _differentiates(bodies[0]):
         return False
     if name == "_interp":  # left=, right= and period= jump at the ends
         return len(eqn.invars) == 3
@@ -50,6 +50,14 @@ def is_continuous(eqn: Equation, used: Sequence[bool] = (), derived: bool = Fals
     if name == "_map_coordinates":  # order=0 takes the nearest pixel
         return not _rounds(bodies[0])
     return name in known
+
+
+def _differentiates(jaxpr: Jaxpr) -> bool:
+    """Whether this is a derivative: jit(grad(f)) has the name of f."""
+    return any(
+        is_derivative(eqn) or any(map(_differentiates, subjaxprs(eqn)))
+        for eqn in close(jaxpr).jaxpr.eqns
+    )
 
 
 def _rounds(jaxpr: Jaxpr) -> bool:

@@ -57,9 +57,7 @@ class Handler:
     def child(self, incoming: Any) -> "Handler":
         raise NotImplementedError
 
-    def open(
-        self, eqn: Equation, operands: list, path: Path, scope: tuple[str, ...]
-    ) -> list[Any]:
+    def open(self, eqn: Equation, operands: list, path: Path, scope: tuple[str, ...]) -> list[Any]:
         """Run an equation with sites inside, by the rule for its kind."""
         rule = RULES.get(eqn.primitive.name)
         if rule is None:

@@ -18,7 +18,7 @@ Equation = Any
 Var = Any
 
 SCOPE = "em:"  # prefix of a named scope that belongs to addresses
-DERIVATIVE = "em'"  # a named scope around what is inlined from a derivative
+DERIVATIVE = "jvp"  # JAX's mark of what it made by differentiating
 
 __all__ = ["DERIVATIVE", "SCOPE", "Equation", "Jaxpr", "Literal", "Var"]
 
@@ -85,13 +85,8 @@ def scopes(eqn: Equation) -> tuple[str, ...]:
 
 def is_derivative(eqn: Equation) -> bool:
     """Whether an equation was made by differentiating, inside of the program."""
-    entries = eqn.source_info.name_stack.stack
-    return any(
-        entry.name in ("jvp", "transpose")
-        if type(entry).__name__ == "Transform"
-        else entry.name == DERIVATIVE
-        for entry in entries
-    )
+    names = [getattr(entry, "name", "") for entry in eqn.source_info.name_stack.stack]
+    return DERIVATIVE in names
 
 
 def bind_environment(jaxpr: Jaxpr, args: Sequence[Any]) -> dict[Var, Any]:

@@ -36,9 +36,7 @@ def moved_boundary(mark: Mark, site: Site, label: str) -> EstimandError:
     )
 
 
-def moving_support(
-    where: str, site: Site, leaves: Sequence[int], strategy: Any
-) -> EstimandError:
+def moving_support(where: str, site: Site, leaves: Sequence[int], strategy: Any) -> EstimandError:
     names = sorted({site.structure.slots()[i][0] for i in leaves})
     named = [repr(name) for name in names if not name.endswith("_support")]
     return error(
