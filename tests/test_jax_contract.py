@@ -59,6 +59,7 @@ def tripled(x):
 tripled.defvjp(lambda x: (tripled(x), None), lambda _, g: (3 * g,))
 
 X = 1.0
+pytestmark = pytest.mark.legs
 HIGHER_ORDER = {
     "jit": (jax.jit(jnp.sin), {"jaxpr", "name"}),
     "custom_jvp_call": (doubled, {"call_jaxpr"}),

@@ -18,6 +18,7 @@ from tests.generative import LEVELS, ROWS, normal
 from tests.statistics import keys
 
 SEEDS = range(8)  # enough to take every branch
+pytestmark = pytest.mark.legs
 
 
 def flat(tree, prefix=""):

@@ -144,8 +144,9 @@ def test_every_difference_is_listed(tmp_path):
 def test_what_is_no_data_is_refused_and_leaves_no_file(tmp_path):
     with pytest.raises(em.EstimandError, match=r"\['x'\].*cannot be saved"):
         em.save(tmp_path / "x.npz", {"x": object()})
-    with pytest.raises(em.EstimandError, match="cannot be saved"):
-        em.save(tmp_path / "x.npz", np.array([object()]))
+    for leaf in (np.array([object()]), np.ma.array([1.0, 2.0], mask=[0, 1]), ...):
+        with pytest.raises(em.EstimandError, match="cannot be saved"):
+            em.save(tmp_path / "x.npz", leaf)
     assert os.listdir(tmp_path) == []
 
 
@@ -164,5 +165,13 @@ def test_a_failed_save_keeps_the_file_that_was_there(tmp_path, monkeypatch):
 
 def test_another_programs_file_is_refused(tmp_path):
     np.savez(tmp_path / "other.npz", x=np.zeros(2))
-    with pytest.raises(em.EstimandError, match="was not written by em.save"):
-        em.load(tmp_path / "other.npz", like=jnp.zeros(2))
+    np.save(tmp_path / "array.npy", np.zeros(2))
+    (tmp_path / "text").write_text("not an array")
+    (tmp_path / "empty").write_bytes(b"")
+    whole = (tmp_path / "other.npz").read_bytes()
+    (tmp_path / "truncated").write_bytes(whole[: len(whole) // 2])
+    for name in os.listdir(tmp_path):
+        with pytest.raises(em.EstimandError, match="was not written by em.save"):
+            em.load(tmp_path / name, like=jnp.zeros(2))
+    with pytest.raises(FileNotFoundError):
+        em.load(tmp_path / "nowhere", like=jnp.zeros(2))

@@ -1,7 +1,11 @@
 """Which strategy a site gets, what `explain` says of it, and that users may write their own."""
 
 import dataclasses
+import functools
+import os
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +16,7 @@ from jax import lax
 
 import estimand as em
 from tests.cases.table import flip
+from tests.messages import check_message
 from tests.statistics import assert_unbiased, draws, enough_draws, gradients
 
 THETA = jnp.array([0.3, 0.6])
@@ -123,3 +128,57 @@ def test_a_control_variate_lowers_the_spread():
     assert np.std(gradients(two_coins(LeaveOneOut()), 2**12, THETA)[:, 0]) < 0.5 * np.std(
         gradients(two_coins(em.Score()), 2**12, THETA)[:, 0]
     )
+
+
+def in_a_scan(via):
+    def program(t):
+        def step(total, _):
+            return total + flip(t[0], via), None
+
+        return lax.scan(step, t[1], None, length=3)[0]
+
+    return em.expectation(program)
+
+
+@dataclasses.dataclass(frozen=True)
+class Curious(em.Score):
+    """A score that asks the law for something else first."""
+
+    ask: str = ""
+
+    def combine(self, law, values, f):
+        questions = {
+            "": lambda: law.static(lambda d: d.batch_shape),
+            "map": lambda: law.map(lambda d: d.mean),
+            "sample": lambda: law.sample(jax.random.key(0)),
+            "log_prob": lambda: law.log_prob(jnp.ones_like(values)),
+        }
+        questions[self.ask]()
+        assert values.shape == (3,)  # the draws of all steps
+        return super().combine(law, values, f)
+
+
+@pytest.mark.parametrize("ask", ["map", "sample", "log_prob"])
+def test_what_a_law_does_not_know_outside_of_a_loop_is_refused(ask):
+    check_message(f"a law in a loop: {ask}", in_a_scan(Curious(ask=ask)).grad, *START)
+
+
+def test_what_a_law_knows_outside_of_a_loop_is_right():
+    exact = 3 * 0.3 + 0.6, np.array([3.0, 1.0])
+    assert_unbiased(draws(in_a_scan(Curious()), 2**13, THETA), exact, 0.5)
+
+
+START = (jax.random.key(0), THETA)
+
+
+def test_leaves_are_in_the_same_order_in_every_process():
+    """NumPyro's own order comes from a set, and so from the seed of Python's hashes."""
+    program = (
+        "import numpyro.distributions as d; from estimand.transforms.distributions import split;"
+        "print(split(d.LeftTruncatedDistribution(d.StudentT(3.0, 0.5, 2.0), 0.1), '')[0].slots())"
+    )
+    run = functools.partial(
+        subprocess.check_output, [sys.executable, "-W", "ignore", "-c", program]
+    )
+    orders = {run(env={**os.environ, "PYTHONHASHSEED": seed}) for seed in ("1", "2", "3")}
+    assert len(orders) == 1

@@ -210,6 +210,7 @@ OPTIMIZERS = {
     "plateau, which sees the value": optax.chain(
         optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=3)
     ),
+    "line search": optax.lbfgs(),
     "every third step": optax.MultiSteps(optax.adam(0.1), 3).gradient_transformation(),
 }
 
@@ -237,6 +238,16 @@ def test_any_optimizer_of_optax(name):
     whole = fit(8)
     assert np.all(np.isfinite(whole.history)) and whole.params["mean"] > 0.0
     assert_same(fit(3, resume=fit(5)), whole)
+
+
+def test_complex_parameters_go_down_in_both_parts():
+    @em.expectation
+    def distance(z):
+        return jnp.abs(z - (1 + 1j)) ** 2 + 0.0 * em.draw(dist.Normal(0.0, 1.0))
+
+    settings = dict(key=jax.random.key(0), steps=60, progress=False)
+    fit = em.minimize(distance, 0.5 + 0.5j, optax.sgd(0.1), **settings)
+    np.testing.assert_allclose(fit.params, 1 + 1j, atol=1e-3)
 
 
 class Counting:

@@ -167,9 +167,11 @@ class Expectation:
             key, *args, num_samples: as they were for the estimate.
         """
         staged, plan = self._compile(args, has_aux=False)
+        named = jax.tree_util.tree_leaves_with_path(args)
+        names = [f"argument {jax.tree_util.keystr(p)}" for p, leaf in named if is_traced(leaf)]
         keys = [as_key(key)] if num_samples == 1 else jax.random.split(as_key(key), num_samples)
         for k in keys:
-            found = first_nonfinite(plan, staged.inputs, k)
+            found = first_nonfinite(plan, staged.inputs, names, k)
             if found:
                 return found
         _, grads = self.value_and_grad(key, *args, num_samples=num_samples)

@@ -8,7 +8,7 @@ of comes from a tree like it.
 import json
 import os
 import zipfile
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +81,8 @@ def load(path: str | os.PathLike, like: PyTree) -> PyTree:
         >>> bool(run(10, resume=fit).params == run(20).params)
         True
     """
-    with _open(path) as file:
+    with open(path, "rb") as stream:
+        file = _arrays(stream, os.fspath(path))
         saved = json.loads(str(file[HEADER]))["leaves"]
         wanted = _leaves(like)
         _compare(os.fspath(path), saved, wanted)
@@ -92,10 +93,10 @@ def load(path: str | os.PathLike, like: PyTree) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(like, is_leaf=_is_none), leaves)
 
 
-def _open(path: str | os.PathLike) -> Any:
-    """The arrays of a file that `save` wrote."""
+def _arrays(stream: BinaryIO, path: str) -> Any:
+    """The arrays of a file that `save` wrote, by name."""
     try:
-        file = np.load(path, allow_pickle=False)
+        file = np.load(stream, allow_pickle=False)
     except (ValueError, EOFError, zipfile.BadZipFile) as problem:
         file, got = None, str(problem)
     else:
@@ -103,7 +104,7 @@ def _open(path: str | os.PathLike) -> Any:
     if HEADER in getattr(file, "files", []):
         return file
     raise error(
-        os.fspath(path),
+        path,
         "this file was not written by em.save",
         expected=f"an entry {HEADER!r} among its arrays",
         got=got,

@@ -15,8 +15,13 @@ from estimand.transforms.plan import Plan
 from estimand.transforms.primitives import mark_p, sample_p
 
 
-def first_nonfinite(plan: Plan, inputs: Sequence[Any], key: Any) -> str | None:
-    """A sentence on the first non-finite value of a forward run, in program order."""
+def first_nonfinite(
+    plan: Plan, inputs: Sequence[Any], names: Sequence[str], key: Any
+) -> str | None:
+    """A sentence on the first non-finite value of a forward run, in program order.
+
+    A site says more than the input (of these names) that it sees, and that than an operation.
+    """
     inner = close(plan.jaxpr).jaxpr
     env = Forward(plan, key).run(inputs)
     marked: dict[Any, str] = {}
@@ -24,7 +29,7 @@ def first_nonfinite(plan: Plan, inputs: Sequence[Any], key: Any) -> str | None:
         if eqn.primitive is mark_p and eqn.params["mark"].name:
             mark = eqn.params["mark"]
             marked[eqn.outvars[0]] = f"site {mark.name!r} ({mark.source})"
-    for i, eqn in enumerate(inner.eqns):  # a site says more than an operation
+    for i, eqn in enumerate(inner.eqns):
         if eqn.primitive is sample_p:
             site, info = eqn.params["site"], plan.sites[i,]
             for (name, _), v in zip(site.structure.slots(), eqn.invars, strict=True):
@@ -37,6 +42,9 @@ def first_nonfinite(plan: Plan, inputs: Sequence[Any], key: Any) -> str | None:
         elif is_density(eqn) and _bad(eqn.outvars[0], env):
             where = marked.get(eqn.invars[0], "a site")
             return f"{where}: its log density is {_what(eqn.outvars[0], env)}"
+    for name, v in zip(names, inner.invars, strict=True):
+        if _bad(v, env):
+            return f"{name} is {_what(v, env)}"
     for eqn in inner.eqns:
         bad = [v for v in eqn.outvars if _bad(v, env)]
         if bad:
@@ -45,17 +53,19 @@ def first_nonfinite(plan: Plan, inputs: Sequence[Any], key: Any) -> str | None:
 
 
 def _name(eqn: Equation) -> str:
-    inside = ", ".join(sorted({n for body in subjaxprs(eqn) for n in _marks(body)}))
+    inside = ", ".join(sorted({n for body in subjaxprs(eqn) for n in _sites(body)}))
     where = f"{eqn.primitive.name} ({source_of(eqn)})"
     return f"{where}, which holds {inside}: its result" if inside else f"the result of {where}"
 
 
-def _marks(jaxpr: Jaxpr) -> Iterator[str]:
+def _sites(jaxpr: Jaxpr) -> Iterator[str]:
     for eqn in close(jaxpr).jaxpr.eqns:
-        if eqn.primitive is mark_p and eqn.params["mark"].name:
-            yield f"site {eqn.params['mark'].name!r}"
+        site, mark = eqn.params.get("site"), eqn.params.get("mark")
+        name = (site.label or site.name) if site else mark and mark.name
+        if eqn.primitive in (sample_p, mark_p) and name:
+            yield f"site {name!r}"
         for body in subjaxprs(eqn):
-            yield from _marks(body)
+            yield from _sites(body)
 
 
 def _bad(atom: Any, env: dict[Any, Lifted]) -> bool:
