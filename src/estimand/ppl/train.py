@@ -55,8 +55,10 @@ def maximize(
 
     Args:
         objective: made by `em.expectation`.
-        params: any pytree. Its floating leaves are trained; integers, functions and other
-            leaves stay as they are, so an Equinox module is a pytree of parameters.
+        params: any pytree. Its floating leaves are trained, Python's numbers included; integers,
+            functions and other leaves stay as they are, so an Equinox module is a pytree of
+            parameters. What is floating and must stay (a dropout rate, under weight decay)
+            goes into `args`.
         optimizer: from Optax. It sees `params` with None for the leaves that are not trained.
         key: a JAX random key.
         steps: how many steps to take; with `resume`, how many more.

@@ -141,10 +141,6 @@ def _reduce_window(eqn: Equation, shapes: Any, out: Any) -> list[AxisMap]:
     return [{i: j for i, j in same_axes(s, out).items() if still[i]} for s in shapes]
 
 
-def _slice(eqn: Equation, shapes: Any, out: Any) -> list[AxisMap]:
-    return [same_axes(shapes[0], out)]
-
-
 def _dynamic_update_slice(eqn: Equation, shapes: Any, out: Any) -> list[AxisMap]:
     return [same_axes(out, out), same_axes(shapes[1], out), *({} for _ in shapes[2:])]
 
@@ -235,7 +231,7 @@ RULES: dict[str, Callable] = {
     "transpose": _transpose,
     "squeeze": _squeeze,
     "concatenate": _concatenate,
-    "slice": _slice,
+    "slice": _unchanged_sizes,
     "dynamic_slice": _unchanged_sizes,
     "dynamic_update_slice": _dynamic_update_slice,
     "pad": _pad,

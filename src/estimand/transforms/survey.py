@@ -28,7 +28,6 @@ class Found:
     source: str
     shape: tuple[int, ...]
     dtype: Any
-    steps: tuple[int, ...]
     branches: tuple[tuple[Path, int], ...]
     site: Site | None  # None for a factor
 
@@ -82,7 +81,7 @@ def _walk(
                 raise _selected(f"factor {mark.name!r} ({mark.source})", owner)
             name = address(around, mark.name)
             shape = (*steps, *aval.shape)
-            yield Found(name, mark.source, shape, aval.dtype, steps, branches, None)
+            yield Found(name, mark.source, shape, aval.dtype, branches, None)
         elif eqn.primitive.name == "cond":
             for j, body in enumerate(eqn.params["branches"]):
                 yield from _walk(body, owner, (*here, j), around, steps, (*branches, (here, j)))
@@ -113,7 +112,7 @@ def _found_site(
     aval = eqn.outvars[0].aval
     shape = (*steps, *aval.shape)
     name = address(scope, site.name)
-    return Found(name, site.source, shape, aval.dtype, steps, branches, site)
+    return Found(name, site.source, shape, aval.dtype, branches, site)
 
 
 def _selected(where: str, owner: str) -> EstimandError:
