@@ -37,10 +37,10 @@ def is_continuous(eqn: Equation, used: Sequence[bool] = (), derived: bool = Fals
     a function with a kink jumps, though it has the name and the frames of the function.
     """
     known = CONTINUOUS - KINKED if derived or is_derivative(eqn) else CONTINUOUS
-    bodies = [close(body).jaxpr for body in subjaxprs(eqn)]
+    bodies = list(subjaxprs(eqn))
     if not bodies:
         return bool(known & _callers(eqn))
-    name, _, file = bodies[0].debug_info.func_src_info.partition(" at ")
+    name, _, file = bodies[0].jaxpr.debug_info.func_src_info.partition(" at ")
     if not is_jax(file) or _differentiates(bodies[0]):
         return False
     if name == "_interp":  # left=, right= and period= jump at the ends

@@ -62,7 +62,8 @@ def has_inner_edges(dist: Distribution) -> bool:
         supports = [dist.base_dist.support, *(t.codomain for t in dist.transforms[:-1])]
         untold = zip(supports, dist.transforms, strict=True)
         told = all(is_whole(s) or not is_whole(t.domain) for s, t in untold)
-        return not told or has_inner_edges(dist.base_dist)
+        own = type(dist).support is not dists.TransformedDistribution.support  # LogUniform's
+        return not (told or own) or has_inner_edges(dist.base_dist)
     base = getattr(dist, "base_dist", None)
     return isinstance(base, Distribution) and has_inner_edges(base)
 
@@ -170,9 +171,27 @@ def is_whole(support: Any) -> bool:
     return range_of(support) == Range(-np.inf, np.inf, False)
 
 
+HULLS = {
+    "Simplex": (0.0, 1.0),
+    "PositiveOrderedVector": (0.0, np.inf),
+    "Sphere": (-1.0, 1.0),
+    "CorrCholesky": (-1.0, 1.0),
+    "CorrMatrix": (-1.0, 1.0),
+    "OrderedVector": (-np.inf, np.inf),
+    "LowerCholesky": (-np.inf, np.inf),
+    "PositiveDefinite": (-np.inf, np.inf),
+}
+
+
+def _hull(support: Any) -> Range | None:
+    """The range of all coordinates together."""
+    name = type(support).__name__.lstrip("_")
+    return Range(*HULLS[name], False) if name in HULLS else range_of(support)
+
+
 def lies_inside(inner: Any, outer: Any) -> bool:
     """Whether a support is known not to leave another; where neither is a range, same kind."""
-    a, b = range_of(inner), range_of(outer)
+    a, b = _hull(inner), range_of(outer)
     if a is not None and b is not None:
         within = b.low <= a.low and a.high <= b.high
         return within and (a.integer or not b.integer)
