@@ -61,6 +61,9 @@ MOVING = {
         [dist.Normal(0.0, 1.0), dist.Uniform(0.0, t[0])],
         support=dist.constraints.real,
     ),
+    "moved atoms": lambda t: dist.TransformedDistribution(
+        dist.Poisson(2.0), dist.transforms.AffineTransform(0.0, t[0])
+    ),
     "an atom": lambda t: dist.Delta(t[0]),
     "atoms in a mixture": lambda t: dist.MixtureSameFamily(
         dist.Categorical(jnp.ones(2) / 2), dist.Delta(t)
@@ -161,6 +164,30 @@ refused["an observation of another shape"] = elbo(right_guide, {"data": COUNTS[:
 refused["an observation of another dtype"] = elbo(right_guide, {"data": COUNTS.astype(float) + 0.5})
 refused["an observation of a latent"] = elbo(right_guide, {"data": COUNTS, "a": 1.0})
 refused["a missing observation"] = elbo(right_guide, {})
+
+
+def scored_by(model, guide):
+    """An objective: a draw of one distribution, scored by another."""
+
+    def objective(t):
+        q = em.gen(lambda: em.sample("a", guide(t))).simulate()
+        return em.gen(lambda: em.sample("a", model)).log_density(q.choices) - q.log_density
+
+    return objective
+
+
+PAIR = dist.Normal(0.0, 1.0).expand([2]).to_event(1)
+refused["ordered reals for positive numbers"] = scored_by(
+    dist.HalfNormal(1.0).expand([2]).to_event(1),
+    lambda t: dist.TransformedDistribution(PAIR, dist.transforms.OrderedTransform()),
+)
+refused["a wider categorical in one lane"] = scored_by(
+    dist.Categorical(logits=jnp.zeros((2, 4))),
+    lambda t: dist.DiscreteUniform(jnp.array([0, 2]), jnp.array([3, 5])),
+)
+fine["a simplex for numbers between zero and one"] = scored_by(
+    dist.Beta(2.0, 2.0).expand([2]).to_event(1), lambda t: dist.Dirichlet(t)
+)
 
 
 @refused

@@ -86,6 +86,7 @@ DISCONTINUOUS = {
     "svd": lambda x: jnp.linalg.svd(symmetric(x))[0],
     "lu": lambda x: jsp.linalg.lu(symmetric(x))[1],
     "complex log": lambda x: jnp.log(as_complex(x)).imag,
+    "complex arctan": lambda x: jnp.arctan(as_complex(x)).real,
     "complex sqrt": lambda x: jnp.sqrt(as_complex(x)).imag,
     "in a scan": counted_in_a_scan,
     "in a jit": lambda x: jax.jit(lambda u: jnp.where(u > 0, 1.0, u))(x),

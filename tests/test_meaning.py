@@ -131,6 +131,23 @@ def a_loop_of_an_unknown_length_that_only_detaches(t):
     return lax.while_loop(lambda s: s < 3.0, lambda s: s + em.detach(t[0]), 0.0) + t[1]
 
 
+@fine
+def a_checkpoint_around_a_linear_use_of_an_expectation(t):
+    return jax.checkpoint(lambda v: 2.0 * v)(inner(t[0]))
+
+
+@fine
+def a_branch_in_two_vmaps_on_a_site(t):
+    """JAX selects between the site and its stop_gradient, and broadcasts both."""
+    z = em.sample("z", dist.Bernoulli(probs=t[0]), via=em.Score()).astype(float)
+
+    def lane(a, b):
+        return lax.cond(a + b > 0, jnp.sin, jnp.cos, z)
+
+    levels = jnp.arange(2.0)
+    return jax.vmap(lambda a: jax.vmap(lambda b: lane(a, b))(levels))(levels).sum()
+
+
 @refused
 def an_integer_objective(t):
     return em.sample("x", dist.Bernoulli(probs=t[0]), via=em.Score())

@@ -23,6 +23,7 @@ UNLIKE_DRAWS = (
     dists.LeftCensoredDistribution,
     dists.RightCensoredDistribution,
     dists.IntervalCensoredDistribution,
+    dists.Unit,
 )
 OFFERED = (Pathwise(), Score(), Enumerate(), MeasureValued())
 
@@ -134,7 +135,7 @@ def refusal(strategy: Strategy, dist: Any, info: SiteInfo) -> str | None:
     if reason is None and strategy.fixed_points and bounds:
         return "its support depends on a parameter that is no concrete integer"
     if reason is None and not strategy.pathwise and _masked(info.site.structure):
-        return "the density of a masked or censored distribution is not that of its draws"
+        return "its density is not that of its draws (it is masked, censored or a factor)"
     if reason is None and info.context and strategy.count(dist, 1) > 1:
         kind = info.context[-1]
         if kind == "scan":

@@ -120,21 +120,21 @@ class _Walk:
             return self._while(eqn, flows, path)
         if name == "cond":
             return self._cond(eqn, flows, path)
-        self._check_linear(eqn, flows)
+        bodies = list(subjaxprs(eqn))
         needed = [v in used for v in eqn.outvars]
+        smooth = is_density(eqn) or is_continuous(eqn, needed, self.derived)
+        if not smooth and len(bodies) == 1 and len(bodies[0].jaxpr.invars) == len(flows):
+            return self._inside(bodies[0], flows, path)
+        self._check_linear(eqn, flows)
+        out = joint(flows)
         if is_density(eqn):
             self._density(eqn, flows)
-        elif not is_continuous(eqn, needed, self.derived):
-            bodies = list(subjaxprs(eqn))
-            if len(bodies) == 1 and len(close(bodies[0]).jaxpr.invars) == len(flows):
-                return self._inside(bodies[0], flows, path)
-            together = joint(flows)
+        elif not smooth and out.rough and not is_settled(eqn, flows):
             reached = [flow.random or flow.moved for flow in flows]
-            if together.rough and jumps(eqn, reached, needed) and not is_settled(eqn, flows):
+            if jumps(eqn, reached, needed):
                 apart = not any(flow.rough for flow in flows)
-                raise jump(eqn.primitive.name, self.line, together.label, apart)
+                raise jump(eqn.primitive.name, self.line, out.label, apart)
         stopped = name == "stop_gradient"
-        out = joint(flows)
         out = replace(out, moved=out.moved and not stopped, support=range_after(eqn, flows))
         return [for_dtype(out, v.aval) for v in eqn.outvars]
 

@@ -20,7 +20,8 @@ CONTINUOUS = frozenset(
     xlogy xlog1py entr kl_div rel_entr log_ndtr ndtr ndtri logit expit
     logcosh log1mexp sinc hypot det _det slogdet _slogdet expm norm vector_norm
     abs fabs absolute maximum minimum fmax fmin max min amax amin clip ptp
-    betaln betainc gammaln digamma multigammaln binary_cross_entropy_with_logits
+    betaln betainc gammaln digamma multigammaln spence expi exp1 sici fresnel
+    binary_cross_entropy_with_logits
     """.split()
 )
 

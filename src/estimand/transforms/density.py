@@ -74,10 +74,23 @@ def _log_density(site: Site, value: Any, leaves: list[Any], given: bool) -> Any:
         dist = site.structure.build(list(leaves))
         if given and can_be_left(dist):
             dist = site.structure.build(list(leaves), validated=True)
-        return dist.log_prob(value)
+        density = dist.log_prob(value)
+        if jnp.shape(density) != dist.batch_shape:
+            raise _broadcast(site, jnp.shape(density), dist.batch_shape)
+        return density
 
     in_axes: Any = [[0, *axes] for axes in site.in_axes()]
     return over_lanes(one, site.lanes, in_axes)(value, *leaves)
+
+
+def _broadcast(site: Site, got: tuple[int, ...], expected: tuple[int, ...]) -> EstimandError:
+    return error(
+        site.where,
+        f"the log density of {site.distribution} has another shape than its batch",
+        expected=f"one number for each draw: shape {list(expected)}",
+        got=f"shape {list(got)}, which would be broadcast",
+        remedy="expand the distribution to the shape of its parameters before it is sampled from",
+    )
 
 
 class Recorder(Handler):

@@ -232,12 +232,20 @@ def _unstop_selected(
     """select_n(p, x, stop_gradient(x)), which a vmapped cond emits, detaches nothing."""
     if eqn.primitive.name != "select_n":
         return states
-    states = list(states)
-    for i, atom in enumerate(eqn.invars[1:], start=1):
+
+    def origin(atom: Any) -> Any:
+        """The value that an atom is, but for its shape."""
+        maker = None if isinstance(atom, Literal) else makers.get(atom)
+        shaped = maker is not None and maker.primitive.name in STRUCTURAL
+        return origin(maker.invars[0]) if shaped else atom  # type: ignore[union-attr]
+
+    origins = list(map(origin, eqn.invars))
+    for i, atom in enumerate(origins[1:], start=1):
         maker = None if isinstance(atom, Literal) else makers.get(atom)
         if maker is not None and maker.primitive.name == "stop_gradient":
-            if maker.invars[0] in eqn.invars[1:]:
-                states[i] = found.state(maker.invars[0])
+            source = origin(maker.invars[0])
+            twins = [j for j, other in enumerate(origins) if j and other is source]
+            states = [states[twins[0]] if k == i and twins else s for k, s in enumerate(states)]
     return states
 
 

@@ -186,7 +186,14 @@ HULLS = {
 def _hull(support: Any) -> Range | None:
     """The range of all coordinates together."""
     name = type(support).__name__.lstrip("_")
-    return Range(*HULLS[name], False) if name in HULLS else range_of(support)
+    each = range_of(support)
+    if name in HULLS or each is None:
+        return Range(*HULLS[name], False) if name in HULLS else None
+    support = getattr(support, "base_constraint", support)
+    low, high = (getattr(support, f"{end}_bound", None) for end in ("lower", "upper"))
+    low = each.low if low is None else float(np.min(low))
+    high = each.high if high is None else float(np.max(high))
+    return Range(low, high, each.integer)
 
 
 def lies_inside(inner: Any, outer: Any) -> bool:
