@@ -11,6 +11,7 @@ import pytest
 
 import estimand as em
 from tests.numpyro_table import DISTRIBUTIONS, REFUSED, WITHOUT_SAMPLE
+from tests.statistics import assert_unbiased, draws
 
 LANES = jnp.array([0.3, 0.7])
 quickly = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -66,3 +67,22 @@ def test_a_distribution_with_arrays_or_closures_among_its_statics_is_refused_by_
         em.seed(plate(make).simulate)(jax.random.key(0), LANES)
     for piece in ("'x'", "test_distributions.py", cls, field):
         assert piece in str(refusal.value)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("make", DISTRIBUTIONS.values(), ids=DISTRIBUTIONS)
+def test_the_score_of_every_distribution_has_mean_zero(make):
+    """E[d log p(x)] = 0, or scoring is refused: then the density is that of the draws, and its
+    support stands still."""
+
+    @em.expectation
+    def constant(a):
+        x = em.draw(make(a), via=em.Score())
+        return 1.0 + 0.0 * jnp.sum(x.astype(float))
+
+    try:
+        samples = draws(constant, 2**14, jnp.array(0.6))
+    except em.EstimandError as refusal:
+        assert "support moves" in str(refusal) or "not that of its draws" in str(refusal)
+    else:
+        assert_unbiased(samples, (1.0, 0.0), min_bias=0.2)
