@@ -148,13 +148,16 @@ def range_of(support: Any) -> Range | None:
     return None
 
 
+WRAPPERS = (dists.Independent, dists.ExpandedDistribution, dists.MaskedDistribution)
+
+
 def can_be_left(dist: Distribution) -> bool:
     """Whether a given value may lie outside of a support that can be tested for exactly.
 
     A simplex, a sphere or a correlation matrix is tested up to a rounding error, and a long
     vector that is one exactly may fail; those are left to the user.
     """
-    found = [each.support for each in parts(dist) if not isinstance(each, MASKING)]
+    found = [each.support for each in parts(dist) if not isinstance(each, (*MASKING, *WRAPPERS))]
     bases = [getattr(support, "base_constraint", support) for support in found]
     if None in found:
         return False
