@@ -38,7 +38,8 @@ class Expectation:
 
     def __get__(self, instance: Any, owner: Any = None) -> "Expectation":
         """Of a method, the objective of one instance."""
-        return self if instance is None else Expectation(self.fun.__get__(instance), self.overrides)
+        bound = instance is not None and hasattr(self.fun, "__get__")
+        return Expectation(self.fun.__get__(instance), self.overrides) if bound else self
 
     def __repr__(self) -> str:
         return f"<expectation {self.name}>"

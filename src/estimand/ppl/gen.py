@@ -49,7 +49,8 @@ class GenerativeFunction:
 
     def __get__(self, instance: Any, owner: Any = None) -> "GenerativeFunction":
         """Of a method, the generative function of one instance."""
-        return self if instance is None else GenerativeFunction(self.fun.__get__(instance))
+        bound = instance is not None and hasattr(self.fun, "__get__")
+        return GenerativeFunction(self.fun.__get__(instance)) if bound else self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.fun(*args, **kwargs)
@@ -115,5 +116,6 @@ def _run(staged: Staged, found: list[Found], recorder: Recorder) -> Trace:
     values = {name: r["value"] for name, r in records.items() if "value" in r}
     terms = {name: r["log_density"] for name, r in records.items()}
     taken = {name: records[name]["taken"] for name in values if name in conditional}
-    total = sum((jnp.sum(term) for term in terms.values()), start=jnp.zeros(()))
+    sums = list(map(jnp.sum, terms.values())) or [jnp.zeros(())]
+    total = sum(sums[1:], start=sums[0])
     return Trace(unflatten(values), total, value, unflatten(terms), unflatten(taken))
