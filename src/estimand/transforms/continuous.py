@@ -26,7 +26,10 @@ CONTINUOUS = frozenset(
 )
 
 KINKED = frozenset(
-    "abs fabs absolute maximum minimum fmax fmin max min amax amin clip ptp norm hard_tanh".split()
+    """
+    relu relu6 leaky_relu elu selu hard_tanh hard_sigmoid hard_silu sparse_sigmoid
+    abs fabs absolute maximum minimum fmax fmin max min amax amin clip ptp norm
+    """.split()
 )
 
 
@@ -43,6 +46,8 @@ def is_continuous(eqn: Equation, used: Sequence[bool] = (), derived: bool = Fals
         return bool(known & _callers(eqn))
     name, _, file = bodies[0].jaxpr.debug_info.func_src_info.partition(" at ")
     if not is_jax(file) or _differentiates(bodies[0]):
+        return False
+    if name in ("_interp", "_map_coordinates") and known is not CONTINUOUS:
         return False
     if name == "_interp":  # left=, right= and period= jump at the ends
         return len(eqn.invars) == 3

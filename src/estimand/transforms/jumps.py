@@ -19,9 +19,8 @@ JUMPS = COMPARISONS | frozenset(
     pure_callback io_callback
     """.split()
 )
-CUTS = frozenset(
-    "log sqrt rsqrt pow cbrt log1p acos asin atan acosh asinh atanh".split()
-)  # if complex
+# of complex values only
+CUTS = frozenset("log sqrt rsqrt pow cbrt log1p acos asin atan acosh asinh atanh".split())
 KEEPS_RANGE = frozenset(
     "reshape squeeze broadcast_in_dim transpose copy mark expand_dims slice dynamic_slice gather "
     "rev concatenate convert_element_type stop_gradient".split()

@@ -1,5 +1,6 @@
 """Supports: which leaves bound one, and whether one lies inside another."""
 
+import contextlib
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -29,10 +30,8 @@ def bounding_leaves(structure: Structure, avals: tuple[Any, ...]) -> frozenset[i
     def bounds(*leaves: Any) -> list[Any]:
         found: list[Any] = []
         for dist in parts(structure.build(list(leaves))):
-            try:
+            with contextlib.suppress(NotImplementedError):
                 found += jax.tree.leaves(dist.support)
-            except NotImplementedError:
-                pass
             if isinstance(dist, dists.Delta):
                 found.append(dist.v)
             if isinstance(dist, dists.TransformedDistribution):
