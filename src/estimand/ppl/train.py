@@ -11,7 +11,8 @@ import optax
 from jaxtyping import PyTree
 from tqdm import tqdm
 
-from estimand.errors import error, is_count, source_line
+from estimand.errors import error
+from estimand.ppl.arguments import check_arguments
 from estimand.ppl.batches import check_batches
 from estimand.ppl.fit import Fit, NonFiniteError, check_resume
 from estimand.ppl.steps import (
@@ -25,7 +26,6 @@ from estimand.ppl.steps import (
     partition,
     strong,
 )
-from estimand.transforms.jaxprs import is_concrete
 from estimand.transforms.seed import as_key
 
 CHUNK_SECONDS = 0.25  # about how long a chunk takes: how often the bar moves and Ctrl-C is heard
@@ -137,7 +137,10 @@ def _train(
     callback: Callable[[int, float, PyTree], Any] | None,
     progress: bool,
 ) -> Fit:
-    _check(objective, params, optimizer, steps, args, resume, (key, data))
+    check_arguments(
+        objective=objective, params=params, optimizer=optimizer, steps=steps, args=args,
+        resume=resume, traced=(params, args, key, data),
+    )  # fmt: skip
     steps = int(steps)
     batches = check_batches(data, batch_size)
     step_key, data_key, init_key = jax.random.split(as_key(key), 3)
@@ -243,72 +246,3 @@ def _advance(run: _Run, steps: int, callback: Callable | None, progress: bool) -
     except KeyboardInterrupt:
         if progress:
             print(f"interrupted after step {run.step}")
-
-
-def _check(
-    objective: Any, params: Any, optimizer: Any, steps: Any, args: Any, resume: Any, given: Any
-) -> None:
-    rules = [
-        (
-            "objective",
-            hasattr(objective, "value_and_grad"),
-            "training needs an estimator of a gradient",
-            "an objective made by em.expectation",
-            objective,
-            "put @em.expectation on the function; it takes no key of its own",
-        ),
-        (
-            "params",
-            any(map(is_trained, jax.tree.leaves(params))),
-            "there is nothing to train",
-            "a pytree with floating leaves",
-            params,
-            "make the parameters floating: 0.0 and not 0",
-        ),
-        (
-            "optimizer",
-            isinstance(optimizer, optax.GradientTransformation),
-            "this is no optimizer",
-            "an optax.GradientTransformation",
-            optimizer,
-            "pass one of Optax's, for example optax.adam(1e-3), called with its settings",
-        ),
-        (
-            "steps",
-            is_count(steps) and steps >= 0,
-            "a run has a number of steps",
-            "an integer, zero or more",
-            steps,
-            "with resume=, steps counts the further steps",
-        ),
-        (
-            "args",
-            isinstance(args, tuple | list),
-            "these are the arguments of the objective after the parameters and the batch",
-            "a tuple",
-            args,
-            "for a single argument write args=(x,)",
-        ),
-        (
-            "resume",
-            resume is None or isinstance(resume, Fit),
-            "a run continues from what training returned",
-            "an em.Fit",
-            resume,
-            "pass the fit itself, not its parameters",
-        ),
-        (
-            "training",
-            all(map(is_concrete, jax.tree.leaves((params, args, given)))),
-            "it compiles its own steps, and reports between them",
-            "a plain call",
-            "a call inside jit, vmap or grad",
-            "call it outside; value_and_grad and Optax can be used inside",
-        ),
-    ]
-    for name, fine, problem, expected, got, remedy in rules:
-        if not fine:
-            got = got if isinstance(got, str) else f"{type(got).__name__} {got!r}"
-            raise error(
-                f"{name} ({source_line()})", problem, expected=expected, got=got, remedy=remedy
-            )
