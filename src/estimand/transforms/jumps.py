@@ -9,7 +9,7 @@ from numpyro.distributions import constraints
 
 from estimand.transforms.continuous import is_continuous
 from estimand.transforms.jaxprs import Equation, Literal
-from estimand.transforms.supports import range_of
+from estimand.transforms.supports import hull
 
 COMPARISONS = frozenset("lt le gt ge eq ne lt_to le_to eq_to".split())
 JUMPS = COMPARISONS | frozenset(
@@ -61,7 +61,7 @@ def is_settled(eqn: Equation, flows: Sequence[Any]) -> bool:
     """
     if eqn.primitive.name not in COMPARISONS:
         return False
-    a, b = (range_of(f.support) if f.support is not None else None for f in flows)
+    a, b = (hull(f.support) if f.support is not None else None for f in flows)
     edge = any(f.support is constraints.nonnegative for f in flows)
     if a is None or b is None:
         return False

@@ -185,7 +185,7 @@ HULLS = {
 }
 
 
-def _hull(support: Any) -> Range | None:
+def hull(support: Any) -> Range | None:
     """The range of all coordinates together."""
     name = type(support).__name__.lstrip("_")
     each = range_of(support)
@@ -200,7 +200,7 @@ def _hull(support: Any) -> Range | None:
 
 def lies_inside(inner: Any, outer: Any) -> bool:
     """Whether a support is known not to leave another; where neither is a range, same kind."""
-    a, b = _hull(inner), range_of(outer)
+    a, b = hull(inner), range_of(outer)
     if a is not None and b is not None:
         within = b.low <= a.low and a.high <= b.high
         return within and (a.integer or not b.integer)
