@@ -29,6 +29,10 @@ def simplex(a):
     return jnp.stack([0.5 * a, 0.5 * a, 1 - a])
 
 
+def weights(a):
+    return jnp.stack([a, 0.5 + 0 * a, 1.5 + 0 * a])
+
+
 DISTRIBUTIONS = {
     "AsymmetricLaplace": lambda a: dist.AsymmetricLaplace(a, 1.0, 1.5),
     "AsymmetricLaplaceQuantile": lambda a: dist.AsymmetricLaplaceQuantile(a, 1.0, 0.3),
@@ -155,6 +159,13 @@ DISTRIBUTIONS = {
 }
 
 WITHOUT_SAMPLE = {"ImproperUniform": lambda a: dist.ImproperUniform(constraints.real, (), (3,))}
+
+# NumPyro's own densities of these are not those of its draws
+REPAIRED = {
+    "Categorical weights": lambda a: dist.Categorical(probs=weights(a), validate_args=False),
+    "Multinomial weights": lambda a: dist.Multinomial(4, probs=weights(a), validate_args=False),
+    "Delta of a moving density": lambda a: dist.Delta(0.0, log_density=a),
+}
 
 REFUSED = {
     "CAR with a sparse matrix": (lambda a: sparse_car(a), "CAR", "adj_matrix"),

@@ -98,6 +98,13 @@ DISCONTINUOUS = {
     "sign of a determinant": lambda x: jnp.linalg.slogdet(jnp.diag(x))[0],
     "derivative of abs": jax.vmap(jax.grad(jnp.abs)),
     "derivative of relu": jax.vmap(jax.grad(jax.nn.relu)),
+    "derivative of celu": jax.vmap(jax.grad(jax.nn.celu)),
+    "derivative of a norm": jax.grad(lambda x: jnp.linalg.norm(x, ord=1)),
+    "derivative of max-pooling": jax.grad(
+        lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (2,), (1,), "VALID").sum()
+    ),
+    "frexp": lambda x: jnp.frexp(x)[0],
+    "nonzero": lambda x: jnp.nonzero(x, size=3)[0].astype(float),
     "derivative of leaky_relu": jax.vmap(jax.grad(jax.nn.leaky_relu)),
     "derivative of interp": jax.vmap(jax.grad(lambda u: jnp.interp(u, KNOTS, KNOTS**2))),
     "derivative of max": jax.grad(jnp.max),
@@ -185,7 +192,6 @@ CONTINUOUS = {
     "derivative of softplus": jax.vmap(jax.grad(jax.nn.softplus)),
     "derivative of logsumexp": jax.grad(jax.nn.logsumexp),
     "derivative of logaddexp": jax.vmap(jax.grad(lambda u: jnp.logaddexp(u, 0.3))),
-    "derivative of celu": jax.vmap(jax.grad(jax.nn.celu)),
     "a positive value compared with zero": lambda x: jnp.where(jnp.exp(x) > 0.0, x, 0.0),
     "det": lambda x: jnp.linalg.det(symmetric(x)),
     "slogdet": lambda x: jnp.linalg.slogdet(symmetric(x))[1],

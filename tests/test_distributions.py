@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import estimand as em
-from tests.numpyro_table import DISTRIBUTIONS, REFUSED, WITHOUT_SAMPLE
+from tests.numpyro_table import DISTRIBUTIONS, REFUSED, REPAIRED, WITHOUT_SAMPLE
 from tests.statistics import assert_unbiased, draws
 
 LANES = jnp.array([0.3, 0.7])
@@ -69,8 +69,10 @@ def test_a_distribution_with_arrays_or_closures_among_its_statics_is_refused_by_
         assert piece in str(refusal.value)
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("make", DISTRIBUTIONS.values(), ids=DISTRIBUTIONS)
+SCORED = DISTRIBUTIONS | REPAIRED
+
+
+@pytest.mark.parametrize("make", SCORED.values(), ids=SCORED)
 def test_the_score_of_every_distribution_has_mean_zero(make):
     """E[d log p(x)] = 0, or scoring is refused: then the density is that of the draws, and its
     support stands still."""

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 from jax import lax
 
 import estimand as em
@@ -225,6 +226,29 @@ class VmapOfAWhileLoop:
             )
 
         return sum(lane(w) ** 2 for w in WEIGHTS[:2]) * t[1]
+
+
+@case((0.2, 0.4), (em.Score,))
+class LanesOfAWhileLoopThatHaveEnded:
+    """The body is undefined at the carry with which a lane ends: its rate would be negative."""
+
+    def program(t, via):
+        def lane(start):
+            def body(x):
+                rate = t[1] * jnp.sqrt(3.0 - x)
+                return x + 1.0 + em.draw(dist.Poisson(rate), via=via).astype(t.dtype)
+
+            return lax.while_loop(lambda x: x < 3.0, body, start)
+
+        return (jax.vmap(lane)(jnp.array([0.5, 1.8, 4.0], t.dtype)) * t[0]).sum()
+
+    def exact(world, t):
+        total = 0.0
+        for x in (0.5, 1.8, 4.0):
+            while x < 3.0:
+                x = x + 1.0 + world.poisson(t[1] * np.sqrt(3.0 - x), most=12)
+            total += x * t[0]
+        return total
 
 
 @case((0.2, 0.4), (em.Score,))

@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dists
-from jax.scipy.special import gammaln
 
 from estimand.errors import error, is_count, source_line
 from estimand.transforms.distributions import over_lanes, promoting
@@ -122,7 +121,8 @@ def probability(dist: Any, value: Any) -> Any:
         probs = jnp.broadcast_to(dist.probs, (*jnp.shape(value), dist.probs.shape[-1]))
         return jnp.take_along_axis(probs, value[..., None], axis=-1)[..., 0]
     if isinstance(dist, dists.BinomialProbs | dists.BinomialLogits):
-        n, k = dist.total_count, value
-        ways = jnp.exp(gammaln(n + 1.0) - gammaln(k + 1.0) - gammaln(n - k + 1.0))
-        return ways * dist.probs**k * (1 - dist.probs) ** (n - k)
+        p, n = dist.probs, dist.total_count
+        inside = dists.BinomialProbs(jnp.where((0 < p) & (p < 1), p, 0.5), n, validate_args=False)
+        at_ends = jnp.where(p == 0, value == 0, value == n).astype(p.dtype)
+        return jnp.where((0 < p) & (p < 1), jnp.exp(inside.log_prob(value)), at_ends)
     return jnp.exp(dist.log_prob(value))

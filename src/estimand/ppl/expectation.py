@@ -52,8 +52,9 @@ class Expectation:
         if self.overrides:
             raise self._overridden()
         value = self.fun(*args)
-        if not isinstance(value, float | jax.Array):
-            raise self._not_one_number(type(value).__name__, has_aux=False)
+        number = is_traced(value) and jnp.shape(value) == () and is_inexact(value)
+        if not number:
+            raise self._not_one_number(_described(value), has_aux=False)
         return mark(value, "expectation", name=self.name)
 
     def using(self, strategies: Mapping[str, Strategy]) -> "Expectation":
@@ -229,8 +230,7 @@ class Expectation:
             value = shapes[0] if isinstance(shapes, tuple) and len(shapes) == 2 else None
         scalar = isinstance(value, jax.ShapeDtypeStruct) and value.shape == ()
         if not scalar or not jnp.issubdtype(value.dtype, jnp.floating):
-            got = str(jax.tree.map(lambda s: f"{s.dtype}{list(s.shape)}", shapes))
-            raise self._not_one_number(got, has_aux)
+            raise self._not_one_number(_described(shapes), has_aux)
 
     def _not_one_number(self, got: str, has_aux: bool) -> EstimandError:
         return error(
@@ -280,6 +280,14 @@ def _guarded(plan: Plan, inputs: list[Any], owners: list[int]) -> list[Any]:
             for k, x in enumerate(inputs):
                 guarded[k] = refuse_derivative(x, why) if mine[k] else guarded[k]
     return guarded
+
+
+def _described(tree: Any) -> str:
+    def one(x: Any) -> str:
+        array = hasattr(x, "dtype") and hasattr(x, "shape")
+        return f"{x.dtype}{list(x.shape)}" if array else type(x).__name__
+
+    return str(jax.tree.map(one, tree))
 
 
 def _positive(num_samples: int) -> int:

@@ -21,6 +21,8 @@ class Objective(Protocol):
 
     def value_and_grad(self, key: Any, *args: Any, num_samples: int, state: Any) -> Any: ...
 
+    def estimate(self, key: Any, *args: Any, num_samples: int, argnums: int) -> Any: ...
+
     def explain(self, *args: Any) -> str: ...
 
     def find_nonfinite(self, key: Any, *args: Any, num_samples: int) -> str: ...
@@ -89,7 +91,10 @@ class Program(NamedTuple):
 
         def loss_at(weights: PyTree) -> Any:
             """For a line search: the loss elsewhere, under the same noise."""
-            return self.sign * estimate(weights)[0][0]
+            arguments = self.arguments(weights, arrays, carry.step, order)
+            return self.sign * self.objective.estimate(
+                key, *arguments, num_samples=self.num_samples, argnums=0
+            )
 
         (value, grads), state = estimate(carry.weights)
         loss = self.sign * value

@@ -66,7 +66,9 @@ def check(plan: Plan, differentiated: Sequence[bool]) -> None:
     walk.body(plan.jaxpr, inputs, (), {v for v in inner.outvars if not isinstance(v, Literal)})
     if walk.misfits:
         raise EstimandError(
-            "the choices' supports do not fit:\n  - " + "\n  - ".join(walk.misfits) + "\n  "
+            "the choices' supports do not fit:\n  - "
+            + "\n  - ".join(dict.fromkeys(walk.misfits))
+            + "\n  "
             "remedy:   sample each choice from a distribution whose support lies inside of that "
             "of the site that scores it"
         )

@@ -17,7 +17,7 @@ CONTINUOUS = frozenset(
     relu relu6 leaky_relu elu selu celu gelu silu swish hard_tanh hard_sigmoid hard_silu
     sparse_plus sparse_sigmoid softplus squareplus log_sigmoid sigmoid
     logaddexp logaddexp2 logsumexp softmax log_softmax _softmax
-    xlogy xlog1py entr kl_div rel_entr log_ndtr ndtr ndtri logit expit
+    xlogy xlog1py entr kl_div rel_entr log_ndtr ndtr ndtri _ndtri logit expit
     logcosh log1mexp sinc hypot det _det slogdet _slogdet expm norm vector_norm
     abs fabs absolute maximum minimum fmax fmin max min amax amin clip ptp
     betaln betainc gammaln digamma multigammaln spence expi exp1 sici fresnel
@@ -27,8 +27,8 @@ CONTINUOUS = frozenset(
 
 KINKED = frozenset(
     """
-    relu relu6 leaky_relu elu selu hard_tanh hard_sigmoid hard_silu sparse_sigmoid
-    abs fabs absolute maximum minimum fmax fmin max min amax amin clip ptp norm
+    relu relu6 leaky_relu elu celu selu hard_tanh hard_sigmoid hard_silu sparse_plus sparse_sigmoid
+    abs fabs absolute maximum minimum fmax fmin max min amax amin clip ptp norm vector_norm
     """.split()
 )
 

@@ -52,8 +52,8 @@ class Structure:
     def build(self, leaves: list[Any], validated: bool = False) -> Distribution:
         """The distribution with these leaves; consumes them from the front of the list.
 
-        NumPyro's unflattening forgets the default of `validate_args`, with which a value
-        outside of the support has log density -inf; `validated` restores it.
+        NumPyro's unflattening forgets `validate_args`, with which a value outside of the support
+        has log density -inf; `validated` sets it.
         """
         fields = {}
         for name, treedef, slots in self.fields:
@@ -62,8 +62,8 @@ class Structure:
         children = tuple(fields[name] for name in self.cls.gather_pytree_data_fields())
         statics = tuple(aux[name] for name in self.cls.gather_pytree_aux_fields())
         dist = REPAIRED.get(self.cls, self.cls).tree_unflatten(statics, children)
-        if validated and dist._validate_args is None:
-            del dist._validate_args
+        if validated:
+            dist._validate_args = True
         return dist
 
     def placeholder(self, avals: Any) -> Distribution:

@@ -42,7 +42,12 @@ Path = tuple[Any, ...]  # where an equation is: indices and, for a cond, the bra
 
 
 class Handler:
-    """The reading of a program's sites; see the module's contract."""
+    """The reading of a program's sites; see the module's contract.
+
+    `alive` says, in a loop that `vmap` made one loop for all lanes, which of them still run.
+    """
+
+    alive: Any = None
 
     def site(self, eqn: Equation, path: Path, address: str, leaves: list[Any]) -> Any:
         raise NotImplementedError

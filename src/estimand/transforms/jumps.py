@@ -14,9 +14,9 @@ from estimand.transforms.supports import hull
 COMPARISONS = frozenset("lt le gt ge eq ne lt_to le_to eq_to".split())
 JUMPS = COMPARISONS | frozenset(
     """
-    floor ceil round sign rem atan2 nextafter bitcast_convert_type reduce_precision argmax argmin
+    floor ceil round sign rem atan2 nextafter bitcast_convert_type reduce_precision
     eig qr lu schur householder_product tridiagonal hessenberg geqrf
-    pure_callback io_callback
+    select_and_scatter_add select_and_gather_add pure_callback io_callback ffi_call call_hi_primitive
     """.split()
 )
 # of complex values only
@@ -38,12 +38,13 @@ def jumps(eqn: Equation, reached: Sequence[bool], used: Sequence[bool]) -> bool:
         return False
     if name in COMPARISONS:  # x != x asks for a NaN, x == inf for an overflow
         return eqn.invars[0] is not eqn.invars[1] and not any(map(_infinite, eqn.invars))
-    if name == "convert_element_type":
-        return not jnp.issubdtype(eqn.params["new_dtype"], jnp.inexact)
+    if name == "is_finite":
+        return False
+    results = [v.aval.dtype for v, u in zip(eqn.outvars, used, strict=True) if u]
+    if not all(jnp.issubdtype(dtype, jnp.inexact) for dtype in results):
+        return True  # what is integer or boolean jumps wherever it changes
     if name == "sort":
         return len(eqn.invars) > 1 and any(inexact[: eqn.params["num_keys"]])
-    if name in ("top_k", "approx_top_k"):
-        return used[1]  # the indices; the values are continuous
     if name == "eigh":
         return used[0]  # the vectors, whose signs are arbitrary
     if name == "svd":

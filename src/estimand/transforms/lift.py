@@ -85,7 +85,7 @@ class Forward:
 
         def points(*leaves: Any) -> list[Any]:
             law = Law(info.site, list(leaves), info.shape, joint, label=info.label)
-            return [strategy.points(key, law)]
+            return [jnp.asarray(strategy.points(key, law))]
 
         if strategy.fixed_points:
             (grid,) = points(*(plain(x) for x in leaves))
@@ -195,8 +195,10 @@ class Forward:
 class Draw(Handler):
     """Runs a loop's or branch's sites, recording log densities and tapped values."""
 
-    def __init__(self, plan: Plan, key: Any, tapped: dict[tuple[Path, Var], str]):
-        self.plan, self.key, self.tapped = plan, key, tapped
+    def __init__(
+        self, plan: Plan, key: Any, tapped: dict[tuple[Path, Var], str], alive: Any = None
+    ):
+        self.plan, self.key, self.tapped, self.alive = plan, key, tapped, alive
         self.turn = 0
         self.records: dict[str, Any] = {}
 
@@ -209,9 +211,15 @@ class Draw(Handler):
         strategy = self.plan.chosen[path].strategy
         info = self.plan.sites[path]
         law = Law(site, leaves, info.shape[info.steps :], label=info.label)
-        value = strategy.points(self._next_key(), law)
+        value = jnp.asarray(strategy.points(self._next_key(), law))
         if not strategy.pathwise:
-            self.records[f"site {path}"] = log_density(site, value, leaves)
+            density = log_density(site, value, leaves)
+            if self.alive is not None:
+                alive = self.alive.reshape(
+                    self.alive.shape + (1,) * (density.ndim - self.alive.ndim)
+                )
+                density = jnp.where(alive, density, 0.0)
+            self.records[f"site {path}"] = density
             self.records[f"draw {path}"] = value
         return value
 
@@ -230,7 +238,7 @@ class Draw(Handler):
         return key if n is None else jax.random.split(key, n)
 
     def child(self, incoming: Any) -> "Draw":
-        return Draw(self.plan, incoming, self.tapped)
+        return Draw(self.plan, incoming, self.tapped, self.alive)
 
     def leave(self, path: Path, env: dict[Any, Any]) -> None:
         for (where, var), name in self.tapped.items():

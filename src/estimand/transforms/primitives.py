@@ -212,7 +212,7 @@ def _selected(jaxpr: Jaxpr) -> Jaxpr:
 def _selected_equation(eqn: Equation) -> Equation:
     if eqn.primitive is sample_p:
         return eqn.replace(params={"site": replace(eqn.params["site"], selected=True)})
-    if eqn.primitive is mark_p:
+    if eqn.primitive is mark_p and eqn.params["mark"].kind == "factor":
         return eqn.replace(params={"mark": replace(eqn.params["mark"], selected=True)})
     return replace_jaxprs(eqn, _selected)
 

@@ -5,8 +5,9 @@ whose derivative JAX takes as 1, not 1/2, at the tie l = 0: the score at l = 0, 
 weights start, is off by 1/2. Here they are written in a softplus that knows its derivative, the
 logistic function, at every order; jax.nn.softplus does as well, at three times the cost.
 
-Its categorical draws from p_k / sum_j p_j but scores with log p_k, which differ, in value or in
-derivative, wherever the sum is not held at one. Here the probabilities are normalised.
+Its categorical and multinomial draw from p_k / sum_j p_j but score with log p_k, which differ, in
+value or in derivative, wherever the sum is not held at one. Here the probabilities are
+normalised.
 """
 
 from typing import Any
@@ -34,12 +35,20 @@ class _BernoulliLogits(dists.BernoulliLogits):
         return -_softplus(jnp.where(value == 1, -self.logits, zero))
 
 
-class _CategoricalProbs(dists.CategoricalProbs):
+class _Normalised:
     @classmethod
-    def tree_unflatten(cls, aux_data: Any, params: Any) -> "_CategoricalProbs":
-        dist = super().tree_unflatten(aux_data, params)
+    def tree_unflatten(cls, aux_data: Any, params: Any) -> Any:
+        dist = super().tree_unflatten(aux_data, params)  # type: ignore[misc]
         dist.probs = dist.probs / jnp.sum(dist.probs, axis=-1, keepdims=True)
         return dist
+
+
+class _CategoricalProbs(_Normalised, dists.CategoricalProbs):
+    pass
+
+
+class _MultinomialProbs(_Normalised, dists.MultinomialProbs):
+    pass
 
 
 class _BinomialLogits(dists.BinomialLogits):
@@ -56,4 +65,5 @@ REPAIRED: dict[type[dists.Distribution], type[dists.Distribution]] = {
     dists.BernoulliLogits: _BernoulliLogits,
     dists.BinomialLogits: _BinomialLogits,
     dists.CategoricalProbs: _CategoricalProbs,
+    dists.MultinomialProbs: _MultinomialProbs,
 }

@@ -33,7 +33,7 @@ def bounding_leaves(structure: Structure, avals: tuple[Any, ...]) -> frozenset[i
             with contextlib.suppress(NotImplementedError):
                 found += jax.tree.leaves(dist.support)
             if isinstance(dist, dists.Delta):
-                found.append(dist.v)
+                found += [dist.v, dist.log_density]
             if isinstance(dist, dists.TransformedDistribution):
                 found += jax.tree.leaves(_moving(dist))
         return found

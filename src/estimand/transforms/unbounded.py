@@ -5,6 +5,9 @@ only derivative is that of L = sum_t log p_theta(x_t), and each summand's gradie
 loop's constants is known at its own step. So the loop accumulates L and G = dL/d(constants)
 side by side, and outside of it L is rebuilt as a number whose first derivative is G. A
 differentiable carry has no place in this and is refused when the program is checked.
+
+A `vmap` makes one loop of all lanes. A lane that has ended is given the carry at which it last
+ran, and what comes of it is masked.
 """
 
 from collections.abc import Callable
@@ -44,11 +47,13 @@ def run_while(
 
     ndims: dict[str, int] = {}
 
-    def densities(free: list[Any], carry: list[Any], key: Any) -> Any:
+    def densities(free: list[Any], carry: list[Any], alive: Any, key: Any) -> Any:
         mixed = list(consts)
         for i, x in zip(floating, free, strict=True):
             mixed[i] = x
         child = handler.child(key)
+        if alive.ndim:
+            child.alive = alive if child.alive is None else alive & child.alive
         outs = interpret(eqn.params["body_jaxpr"], [*mixed, *carry], child, (*path, "body"))
         found = {k: x for k, x in child.outgoing().items() if not k.startswith("draw ")}
         ndims.update((name, jnp.ndim(x)) for name, x in found.items())
@@ -56,12 +61,14 @@ def run_while(
         return sums, (outs, sums)
 
     def step(state: Any) -> Any:
-        key, carry, total, slopes = state
+        key, carry, ran, total, slopes = state
         key, now = jax.random.split(key)
+        alive = going(carry)
+        ran = going_on(alive, carry, ran)
         free = [consts[i] for i in floating]
-        more, (outs, sums) = _slopes(densities, free, carry, now)
-        carry = going_on(going(carry), outs, carry)
-        return key, carry, _add(total, sums), _add(slopes, more)
+        more, (outs, sums) = _slopes(densities, free, ran, alive, now)
+        carry = going_on(alive, outs, carry)
+        return key, carry, ran, _add(total, sums), _add(slopes, more)
 
     def going(carry: list[Any]) -> Any:
         return evaluate_closed(close(eqn.params["cond_jaxpr"]), [*cond_consts, *carry])[0]
@@ -71,9 +78,10 @@ def run_while(
 
     key = handler.fork(eqn, path, (), None)
     run = partial(_slopes, densities)
-    shapes = jax.eval_shape(run, [consts[i] for i in floating], init, key)
-    start = (key, init, _zeros(shapes[1][1]), _zeros(shapes[0]))
-    _, outs, total, slopes = lax.while_loop(proceed, step, start)
+    alive = going(init)
+    shapes = jax.eval_shape(run, [consts[i] for i in floating], init, alive, key)
+    start = (key, init, _of_the_living(alive, init), _zeros(shapes[1][1]), _zeros(shapes[0]))
+    _, outs, _, total, slopes = lax.while_loop(proceed, step, start)
     live = split_at(operands, *sizes)[1]
     found = {
         name: sum(
@@ -87,6 +95,17 @@ def run_while(
     }
     ranked = {name: jnp.reshape(x, (1,) * ndims[name]) for name, x in found.items()}
     return lax.stop_gradient(outs), ranked
+
+
+def _of_the_living(alive: Any, carry: list[Any]) -> list[Any]:
+    """The carry, with that of a living lane for those that never run: the body may be undefined
+    at theirs, and a derivative of what is masked afterwards would be NaN."""
+
+    def one(x: Any) -> Any:
+        lanes = x.reshape(alive.size, *x.shape[alive.ndim :])
+        return jnp.broadcast_to(lanes[jnp.argmax(alive)], x.shape)
+
+    return going_on(alive, carry, list(map(one, carry))) if alive.ndim else carry
 
 
 def _slopes(densities: Callable, free: list[Any], *args: Any) -> Any:
