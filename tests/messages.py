@@ -1,7 +1,7 @@
-"""The whole text of every error that the tests provoke, in `messages.txt`, a catalogue to read.
+"""The whole text of every kind of error, in `messages.txt`, a catalogue to read.
 
-`ESTIMAND_WRITE_MESSAGES=1 pytest tests` writes it anew; what then changed is to be read. Line
-numbers and addresses in memory are left out.
+Delete it and run `ESTIMAND_WRITE_MESSAGES=1 pytest tests` to write it anew; what then changed is
+to be read. Line numbers and addresses in memory are left out.
 """
 
 import os

@@ -35,6 +35,87 @@ def site(make, via, name="x"):
     return objective
 
 
+@refused
+def a_jump_of_a_pathwise_value(t):
+    x = em.sample("x", dist.Normal(t[0], 1.0))
+    return jnp.where(x > 0, x, 2.0)
+
+
+@refused
+def a_jump_at_a_moved_threshold(t):
+    x = em.sample("x", dist.Normal(0.0, 1.0), via=em.Score())
+    return jnp.where(x > t[0], 1.0, 2.0)
+
+
+@refused
+def a_value_that_may_leave_a_support(t):
+    x = em.sample("x", dist.Normal(t[0], 1.0))
+    return em.gen(lambda: em.sample("y", dist.Exponential(1.0))).log_density({"y": x - 3.0})
+
+
+@refused
+def a_site_inside_a_custom_rule(t):
+    @jax.custom_jvp
+    def inside(u):
+        return u + em.sample("x", dist.Normal(0.0, 1.0))
+
+    inside.defjvp(lambda primals, tangents: (inside(*primals), tangents[0]))
+    return inside(t[0])
+
+
+@refused
+def a_factor_in_an_objective(t):
+    em.factor("w", t[1])
+    return em.sample("x", dist.Normal(t[0], 1.0))
+
+
+@refused
+def a_loop_with_a_site_that_carries_what_moves(t):
+    def body(s):
+        return s + t[0] + em.sample("x", dist.Bernoulli(0.5), via=em.Score()).astype(float)
+
+    return jax.lax.while_loop(lambda s: s < 3.0, body, 0.0)
+
+
+@refused
+def a_distribution_that_no_strategy_can_carry(t):
+    return em.sample("x", dist.Bernoulli(t[0]).mask(t[1] > 0)).astype(float)
+
+
+class Wide(dist.Normal):
+    """A distribution whose density has an axis too many."""
+
+    def log_prob(self, value):
+        return super().log_prob(value)[None]
+
+
+@refused
+def a_density_of_another_shape_than_its_batch(t):
+    return em.gen(lambda: em.sample("y", Wide(t[0], 1.0))).log_density({"y": 0.1})
+
+
+def score_in_a_while_loop(t):
+    def body(s):
+        return s + 0.5 + em.sample("x", dist.Bernoulli(t), via=em.Score()).astype(float)
+
+    return jax.lax.while_loop(lambda s: s < 3.0, body, 0.0)
+
+
+def test_a_second_derivative_of_a_score_in_a_while_loop_is_refused():
+    surrogate = em.expectation(score_in_a_while_loop).surrogate
+    curvature = jax.hessian(lambda t: surrogate(jax.random.key(0), t))
+    check_message("a second derivative through a while_loop", curvature, jnp.array(0.4))
+
+
+def test_a_message_names_the_line_of_its_site():
+    def objective(t):
+        return em.sample("x", 1.0)
+
+    line = objective.__code__.co_firstlineno + 1
+    with pytest.raises(em.EstimandError, match=rf"'x' \(test_checks\.py:{line}\)"):
+        trace(objective)
+
+
 # Supports that the parameters move.
 
 MOVING = {
@@ -213,7 +294,8 @@ NOT_CARRIED = {
         lambda t: dist.Binomial(t[0].astype(int) + 3, probs=t[0]),
         em.Enumerate(),
     ),
-    "Enumerate over nothing": (lambda t: dist.Categorical(logits=t[:0]), em.Enumerate()),
+    "Enumerate over nothing": (lambda t: dist.DiscreteUniform(3, 2), em.Enumerate()),
+    "a distribution of nothing": (lambda t: dist.Categorical(logits=t[:0]), em.Enumerate()),
     "Score for a masked density": (lambda t: dist.Normal(t[0], 1.0).mask(t > 0), em.Score()),
     "Score for a censored density": (
         lambda t: dist.LeftCensoredDistribution(dist.Normal(t[0], 1.0), jnp.array(0)),

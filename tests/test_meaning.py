@@ -251,6 +251,12 @@ def test_has_aux_takes_a_pair():
     check_message("no samples", objective.grad, KEY, 0.3, num_samples=0)
 
 
+def test_an_integer_aux_is_not_averaged_over_samples():
+    objective = em.expectation(lambda t: (em.draw(dist.Normal(t, 1.0)), {"count": 3}))
+    settings = dict(has_aux=True, num_samples=2)
+    check_message("an integer aux of several samples", objective.grad, KEY, 0.3, **settings)
+
+
 def test_the_last_word_of_using_counts():
     objective = inner_site.using({"z": em.Score()}).using({"guide/z": em.Enumerate()})
     assert "Enumerate" in objective.explain(THETA)

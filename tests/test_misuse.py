@@ -13,6 +13,7 @@ from jax import lax
 import estimand as em
 from tests.generative import LEVELS
 from tests.messages import Programs, catalogue, check_message
+from tests.numpyro_table import REFUSED
 from tests.test_refusals import CHOICES, model
 
 refused = Programs()
@@ -75,6 +76,19 @@ def a_site_without_a_name():
 @refused
 def a_site_without_a_distribution():
     em.seed(lambda: em.sample("x", 1.0))(jax.random.key(0))
+
+
+@refused
+def a_draw_without_a_sampler():
+    law = dist.ImproperUniform(dist.constraints.real, (), ())
+    em.seed(lambda: em.sample("x", law))(jax.random.key(0))
+
+
+@refused
+def a_distribution_with_arrays_among_its_statics():
+    make, _, _ = REFUSED["EulerMaruyama"]
+    with jax.numpy_dtype_promotion("standard"):
+        em.seed(lambda: em.sample("x", make(0.5)))(jax.random.key(0))
 
 
 @refused

@@ -47,11 +47,15 @@ def test_a_value_that_is_not_finite_stops_before_the_update():
 def test_what_is_not_finite_is_named():
     with pytest.raises(em.NonFiniteError) as caught:
         run(24, data=holed(0))
-    said = r"training, step \d: argument \[1\]\[0\] is NaN in 1 of 3 entries"  # of the batch
+    said = r"training, step \d \(test_train\.py:\d+\): argument \[1\]\[0\] is NaN in 1 of 3 entries"  # of the batch
     assert re.match(said, str(caught.value))
     assert "got:      the value (nan), the gradient of params['log_scale']" in str(caught.value)
     assert isinstance(caught.value, em.EstimandError)
     assert isinstance(caught.value, FloatingPointError)
+
+
+def test_the_message_of_what_is_not_finite():
+    check_message("training with a NaN in the data", minimize, data=holed(0), batch_size=None)
 
 
 def test_a_gradient_alone_that_is_not_finite():

@@ -104,7 +104,7 @@ class Expectation:
         if _positive(num_samples) == 1:
             return one(key, *args)
         samples = jax.vmap(lambda k: one(k, *args))(jax.random.split(as_key(key), num_samples))
-        return jax.tree.map(lambda x: _mean(x, self.name), samples)
+        return jax.tree.map(lambda x: _mean(x, self.where), samples)
 
     def value_and_grad(
         self,
@@ -302,11 +302,11 @@ def _positive(num_samples: int) -> int:
     return int(num_samples)
 
 
-def _mean(samples: jax.Array, name: str) -> jax.Array:
+def _mean(samples: jax.Array, where: str) -> jax.Array:
     if is_inexact(samples):
         return jnp.mean(samples, axis=0)
     raise error(
-        f"aux of objective {name!r}",
+        f"aux of {where}",
         "aux is averaged over samples, and this leaf is not floating",
         expected="floating aux with num_samples > 1",
         got=str(samples.dtype),

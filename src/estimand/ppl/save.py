@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from estimand.errors import EstimandError, error
+from estimand.errors import EstimandError, error, source_line
 
 HEADER, VERSION = "estimand", 1
 PLAIN = (bool, int, float, complex, str)
@@ -104,7 +104,7 @@ def _arrays(stream: BinaryIO, path: str) -> Any:
     if HEADER in getattr(file, "files", []):
         return file
     raise error(
-        path,
+        f"{path} ({source_line()})",
         "this file was not written by em.save",
         expected=f"an entry {HEADER!r} among its arrays",
         got=got,
@@ -122,7 +122,7 @@ def _leaves(tree: PyTree) -> dict[str, Any]:
     named = {jax.tree_util.keystr(path) or "the tree": leaf for path, leaf in leaves}
     if len(named) != len(leaves):
         raise error(
-            "the tree",
+            f"the tree ({source_line()})",
             "leaves are stored by their paths, and two have the same",
             expected="keys that are printed differently",
             got=f"{len(leaves)} leaves under {len(named)} paths",
@@ -150,7 +150,7 @@ def _describe(name: str, leaf: Any) -> str:
 
 def _unsavable(name: str, leaf: Any) -> EstimandError:
     return error(
-        name,
+        f"{name} ({source_line()})",
         "a leaf of this type cannot be saved",
         expected="an array, a random key, a number, a string, None, or a function",
         got=f"{type(leaf).__name__} {leaf!r}",
@@ -211,7 +211,7 @@ def _compare(path: str, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
     ]
     if different:
         raise error(
-            path,
+            f"{path} ({source_line()})",
             "the tree in this file is another than the one wanted",
             expected=", ".join(f"{n}: {asked.get(n, 'nothing')}" for n in different),
             got=", ".join(f"{n}: {found.get(n, 'nothing')}" for n in different),

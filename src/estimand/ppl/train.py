@@ -11,7 +11,7 @@ import optax
 from jaxtyping import PyTree
 from tqdm import tqdm
 
-from estimand.errors import error
+from estimand.errors import error, source_line
 from estimand.ppl.arguments import check_arguments
 from estimand.ppl.batches import check_batches
 from estimand.ppl.fit import Fit, NonFiniteError, check_resume
@@ -213,7 +213,7 @@ class _Run:
         names += [f"the {what} of {leaf}" for what in ("gradient", "update") for leaf in leaves]
         return str(
             error(
-                f"training, step {self.step}",
+                f"training, step {self.step} ({source_line()})",
                 site,
                 expected="a finite value, gradient and update; training stopped before the update",
                 got=", ".join(n for n, ok in zip(names, finite, strict=True) if not ok),

@@ -16,7 +16,8 @@ JUMPS = COMPARISONS | frozenset(
     """
     floor ceil round sign rem atan2 nextafter bitcast_convert_type reduce_precision
     eig qr lu schur householder_product tridiagonal hessenberg geqrf
-    select_and_scatter_add select_and_gather_add pure_callback io_callback ffi_call call_hi_primitive
+    select_and_scatter_add select_and_gather_add
+    pure_callback io_callback ffi_call call_hi_primitive
     """.split()
 )
 # of complex values only
