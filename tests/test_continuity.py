@@ -17,6 +17,7 @@ from jax import lax
 import estimand as em
 
 THETA = jnp.array([0.3, -0.2, 0.8])
+pytestmark = pytest.mark.legs
 SITE = r"'(objective/)?x'(.|\n)*test_continuity\.py:\d+"
 KNOTS = jnp.array([-1.0, 0.0, 1.0])
 
@@ -35,6 +36,13 @@ def trace(f, via=None, wrap=lambda x: x, theta=THETA):
 def norm(x):
     """Has the name of a function of JAX that is known to be continuous, and is not."""
     return jnp.floor(x)
+
+
+def log_density(law):
+    return lambda u: em.gen(lambda: em.sample("y", law)).log_density({"y": u})
+
+
+LAPLACE, NORMAL = log_density(dist.Laplace(0.0, 1.0)), log_density(dist.Normal(0.0, 1.0))
 
 
 def symmetric(x):
@@ -105,6 +113,7 @@ DISCONTINUOUS = {
     ),
     "frexp": lambda x: jnp.frexp(x)[0],
     "nonzero": lambda x: jnp.nonzero(x, size=3)[0].astype(float),
+    "derivative of a density with a kink": lambda x: jax.vmap(jax.grad(LAPLACE))(x),
     "derivative of leaky_relu": jax.vmap(jax.grad(jax.nn.leaky_relu)),
     "derivative of interp": jax.vmap(jax.grad(lambda u: jnp.interp(u, KNOTS, KNOTS**2))),
     "derivative of max": jax.grad(jnp.max),
@@ -189,6 +198,7 @@ CONTINUOUS = {
     "softmax cross-entropy": lambda x: optax.softmax_cross_entropy_with_integer_labels(x, 1),
     "fmax": lambda x: jnp.fmax(x, 0.1),
     "log1mexp": lambda x: jax.nn.log1mexp(jnp.exp(x)),
+    "derivative of a smooth density": lambda x: jax.vmap(jax.grad(NORMAL))(x),
     "derivative of softplus": jax.vmap(jax.grad(jax.nn.softplus)),
     "derivative of logsumexp": jax.grad(jax.nn.logsumexp),
     "derivative of logaddexp": jax.vmap(jax.grad(lambda u: jnp.logaddexp(u, 0.3))),

@@ -10,6 +10,7 @@ import pytest
 import estimand as em
 
 THETA = jnp.array([0.3, -0.2, 0.8])
+pytestmark = pytest.mark.legs
 
 
 def real(t):

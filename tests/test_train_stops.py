@@ -47,8 +47,9 @@ def test_a_value_that_is_not_finite_stops_before_the_update():
 def test_what_is_not_finite_is_named():
     with pytest.raises(em.NonFiniteError) as caught:
         run(24, data=holed(0))
-    said = r"training, step \d \(test_train\.py:\d+\): argument \[1\]\[0\] is NaN in 1 of 3 entries"  # of the batch
-    assert re.match(said, str(caught.value))
+    where = r"training, step \d \(test_train\.py:\d+\)"
+    batch = r"argument \[1\]\[0\] is NaN in 1 of 3 entries"
+    assert re.match(f"{where}: {batch}", str(caught.value))
     assert "got:      the value (nan), the gradient of params['log_scale']" in str(caught.value)
     assert isinstance(caught.value, em.EstimandError)
     assert isinstance(caught.value, FloatingPointError)

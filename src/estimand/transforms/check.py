@@ -124,12 +124,13 @@ class _Walk:
             return self._cond(eqn, flows, path)
         bodies = list(subjaxprs(eqn))
         needed = [v in used for v in eqn.outvars]
-        smooth = is_density(eqn) or is_continuous(eqn, needed, self.derived)
+        density = is_density(eqn) and not self.derived  # the derivative of one may jump
+        smooth = density or is_continuous(eqn, needed, self.derived)
         if not smooth and len(bodies) == 1 and len(bodies[0].jaxpr.invars) == len(flows):
             return self._inside(bodies[0], flows, path)
         self._check_linear(eqn, flows)
         out = joint(flows)
-        if is_density(eqn):
+        if density:
             self._density(eqn, flows)
         elif not smooth and out.rough and not is_settled(eqn, flows):
             reached = [flow.random or flow.moved for flow in flows]

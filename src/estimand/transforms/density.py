@@ -22,7 +22,7 @@ from estimand.transforms.distributions import over_lanes
 from estimand.transforms.interpret import Handler, Path, address, has_sites
 from estimand.transforms.jaxprs import Equation, close, scopes, subjaxprs
 from estimand.transforms.primitives import Site, mark, mark_p, sample_p
-from estimand.transforms.supports import can_be_left
+from estimand.transforms.supports import can_be_left, snapped
 
 
 def draw(site: Site, key: Any, leaves: list[Any]) -> Any:
@@ -73,6 +73,7 @@ def _log_density(site: Site, value: Any, leaves: list[Any], given: bool) -> Any:
     def one(value: Any, *leaves: Any) -> Any:
         dist = site.structure.build(list(leaves))
         if given and can_be_left(dist):
+            value = snapped(dist, value)
             dist = site.structure.build(list(leaves), validated=True)
         density = dist.log_prob(value)
         if jnp.shape(density) != dist.batch_shape:

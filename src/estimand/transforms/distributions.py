@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.distributions import Distribution
+from numpyro.distributions import Beta, Distribution
 from numpyro.distributions.transforms import Transform
 
 from estimand.errors import EstimandError, error
@@ -89,8 +89,10 @@ def _fill(slot: Any, leaves: list[Any], validated: bool) -> Any:
 
 
 def parts(dist: Distribution) -> Iterator[Distribution]:
-    """A distribution and those that it is made of."""
+    """A distribution and those that it is made of; that a Beta keeps a Dirichlet is its affair."""
     yield dist
+    if isinstance(dist, Beta):
+        return
     children = jax.tree.leaves(dist.tree_flatten()[0], is_leaf=_is_distribution)
     for child in filter(_is_distribution, children):
         yield from parts(child)

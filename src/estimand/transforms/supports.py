@@ -164,6 +164,27 @@ def can_be_left(dist: Distribution) -> bool:
     return all(tested) and not all(map(is_whole, bases))
 
 
+def snapped(dist: Distribution, value: Any) -> Any:
+    """The value, put back inside of an interval that rounding made it leave.
+
+    The draws of a truncated normal may lie on its ends, or a rounding error beyond them. Zero is
+    an end that rounding does not cross.
+    """
+    support = getattr(dist.support, "base_constraint", dist.support)
+    if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        return value
+    slack = 8 * jnp.finfo(jnp.result_type(value)).eps
+    for name, sign in (("lower_bound", 1), ("upper_bound", -1)):
+        end = getattr(support, name, None)
+        if end is not None:
+            end = jnp.asarray(end, value.dtype)
+            outside = sign * (end - value)  # how far
+            inside = jnp.nextafter(end, sign * jnp.full_like(end, jnp.inf))
+            near = (0 <= outside) & (outside <= slack * jnp.abs(end)) & (end != 0)
+            value = jnp.where(near, inside, value)
+    return value
+
+
 def _has_ends(support: Any) -> bool:
     return hasattr(support, "lower_bound") or hasattr(support, "upper_bound")
 
