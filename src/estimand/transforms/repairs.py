@@ -57,7 +57,8 @@ class _BinomialLogits(dists.BinomialLogits):
         n, k = self.total_count, value
         choose = gammaln(n + 1.0) - gammaln(k + 1.0) - gammaln(n - k + 1.0)
         one, zero = _softplus(-self.logits), _softplus(self.logits)
-        return jnp.where((0 <= k) & (k <= n), choose - k * one - (n - k) * zero, -jnp.inf)
+        ones, zeros = jnp.where(k > 0, k * one, 0.0), jnp.where(k < n, (n - k) * zero, 0.0)
+        return jnp.where((0 <= k) & (k <= n), choose - ones - zeros, -jnp.inf)
 
 
 MASKING = (_BernoulliLogits, _BinomialLogits)  # outside of the support -inf, without validation
