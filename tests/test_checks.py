@@ -101,6 +101,12 @@ def score_in_a_while_loop(t):
     return jax.lax.while_loop(lambda s: s < 3.0, body, 0.0)
 
 
+def test_a_second_derivative_through_a_kink_is_refused():
+    rectified = em.expectation(lambda t: jax.nn.relu(em.sample("x", dist.Normal(t, 1.0))))
+    curvature = jax.hessian(lambda t: rectified.surrogate(jax.random.key(0), t))
+    check_message("a second derivative through a kink", curvature, 0.4)
+
+
 def test_a_second_derivative_of_a_score_in_a_while_loop_is_refused():
     surrogate = em.expectation(score_in_a_while_loop).surrogate
     curvature = jax.hessian(lambda t: surrogate(jax.random.key(0), t))

@@ -2,7 +2,9 @@
 
     d/dtheta E_{x ~ p_theta}[f(x)] = E_eps[d/dtheta f(g(eps, theta))]
 
-for f continuous and piecewise differentiable (Kingma and Welling 2014, eq. 4). Where g has
+for f continuous and piecewise differentiable (Kingma and Welling 2014, eq. 4). For a second
+derivative f' must be continuous as well: through a kink (relu, abs, a Laplace density) a surrogate
+may be differentiated once. Where g has
 no closed form (Gamma, Beta, Dirichlet, StudentT) JAX differentiates the sampler implicitly,
 dx/dtheta = -(dF/dtheta) / p(x) with F the distribution function (Figurnov et al. 2018, eq. 5).
 """
@@ -15,7 +17,7 @@ from estimand.transforms.strategy import Law, Strategy
 
 @dataclass(frozen=True)
 class Pathwise(Strategy):
-    """Differentiate through the sampled value; any order, no extra evaluations.
+    """Differentiate through the sampled value; any order of what is smooth, no extra evaluations.
 
     Example:
         >>> import estimand as em, jax, numpyro.distributions as dist

@@ -201,10 +201,11 @@ class Expectation:
         chooser.check_overrides([info.label for info in plan.sites.values()], self.where)
         free = [is_inexact(x) for x in staged.inputs]
         try:
-            check(plan, free)
+            plan.first_order_only = check(plan, free)
         except EstimandError:
             owners = [i for i, arg in enumerate(args) for x in jax.tree.leaves(arg) if is_traced(x)]
-            check(plan, [i in nums and f for i, f in zip(owners, free, strict=True)])
+            moved = [i in nums and f for i, f in zip(owners, free, strict=True)]
+            plan.first_order_only = check(plan, moved)
             staged = staged._replace(inputs=_guarded(plan, staged.inputs, owners))
         return staged, plan
 

@@ -18,7 +18,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from estimand.errors import EstimandError, error
-from estimand.transforms.continuous import is_continuous, is_density
+from estimand.transforms.continuous import has_kink, is_continuous, is_density
 from estimand.transforms.flows import NONE, Flow, for_dtype, joint, ranges
 from estimand.transforms.frontier import is_linear
 from estimand.transforms.guards import is_inexact
@@ -28,6 +28,7 @@ from estimand.transforms.jaxprs import (
     Jaxpr,
     Literal,
     Var,
+    called,
     close,
     is_concrete,
     is_derivative,
@@ -37,6 +38,7 @@ from estimand.transforms.jaxprs import (
 from estimand.transforms.jumps import is_settled, jumps, range_after
 from estimand.transforms.mistakes import (
     jump,
+    kink,
     live_and_detached,
     loose_factor,
     moved_boundary,
@@ -56,8 +58,11 @@ from estimand.transforms.supports import (
 )
 
 
-def check(plan: Plan, differentiated: Sequence[bool]) -> None:
-    """Raise for the first mistake of a planned program."""
+def check(plan: Plan, differentiated: Sequence[bool]) -> EstimandError | None:
+    """Raise for the first mistake of a planned program.
+
+    Returns what is to be raised by a second derivative, if only a first one would be right.
+    """
     _check_terms(plan)
     _check_aux(plan)
     walk = _Walk(plan)
@@ -72,6 +77,7 @@ def check(plan: Plan, differentiated: Sequence[bool]) -> None:
             "remedy:   sample each choice from a distribution whose support lies inside of that "
             "of the site that scores it"
         )
+    return walk.kink
 
 
 class _Walk:
@@ -79,6 +85,7 @@ class _Walk:
         self.plan = plan
         self.misfits: list[str] = []
         self.line, self.derived = "unknown source", False
+        self.kink: EstimandError | None = None
 
     def body(self, jaxpr: Jaxpr, flows: Sequence[Flow], path: Path, wanted: set[Var]) -> list[Flow]:
         closed = close(jaxpr)
@@ -137,6 +144,9 @@ class _Walk:
             if jumps(eqn, reached, needed):
                 apart = not any(flow.rough for flow in flows)
                 raise jump(eqn.primitive.name, self.line, out.label, apart)
+        if out.rough and self.kink is None and has_kink(eqn):
+            what = "its density" if density else called(eqn)[0] if len(bodies) == 1 else name
+            self.kink = kink(what, self.line, out.label)
         stopped = name == "stop_gradient"
         out = replace(out, moved=out.moved and not stopped, support=range_after(eqn, flows))
         return [for_dtype(out, v.aval) for v in eqn.outvars]

@@ -73,6 +73,31 @@ def _rounds(jaxpr: Jaxpr) -> bool:
     )
 
 
+KINKS = frozenset(
+    "abs max min clamp reduce_max reduce_min cummax cummin sort top_k reduce_window_max "
+    "reduce_window_min".split()
+)
+
+
+def has_kink(eqn: Equation) -> bool:
+    """Whether an equation that is taken as a whole is continuous with a derivative that jumps.
+
+    For a density that is one that it is written with, outside of functions with rules of their
+    own: the Laplace has one. What logsumexp and the like are made of does not count.
+    """
+    bodies = list(subjaxprs(eqn))
+    if not bodies:
+        return eqn.primitive.name in KINKS and not (CONTINUOUS - KINKED) & _callers(eqn)
+    if is_density(eqn) or "name" not in eqn.params:
+        return any(map(_kinked, bodies))
+    return eqn.params["name"] in KINKED | {"_interp", "_map_coordinates"}
+
+
+def _kinked(jaxpr: Jaxpr) -> bool:
+    eqns = close(jaxpr).jaxpr.eqns
+    return any(has_kink(eqn) for eqn in eqns if not eqn.primitive.name.startswith("custom_"))
+
+
 def is_density(eqn: Equation) -> bool:
     """Whether this is the library's own `log_density` of a site."""
     return eqn.params.get("name") == DENSITY

@@ -15,7 +15,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.distributions import Beta, Distribution
+from numpyro.distributions import (
+    Beta,
+    BetaBinomial,
+    DirichletMultinomial,
+    Distribution,
+    GammaPoisson,
+)
 from numpyro.distributions.transforms import Transform
 
 from estimand.errors import EstimandError, error
@@ -89,9 +95,9 @@ def _fill(slot: Any, leaves: list[Any], validated: bool) -> Any:
 
 
 def parts(dist: Distribution) -> Iterator[Distribution]:
-    """A distribution and those that it is made of; that a Beta keeps a Dirichlet is its affair."""
+    """A distribution and those that it is made of, but for those that it hides."""
     yield dist
-    if isinstance(dist, Beta):
+    if isinstance(dist, Beta | BetaBinomial | DirichletMultinomial | GammaPoisson):
         return
     children = jax.tree.leaves(dist.tree_flatten()[0], is_leaf=_is_distribution)
     for child in filter(_is_distribution, children):

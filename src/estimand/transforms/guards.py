@@ -28,6 +28,23 @@ def refuse_derivative(x: Any, why: Why) -> Any:
     return jax.tree.map(lambda leaf: _refuse(why, leaf) if is_inexact(leaf) else leaf, x)
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _once(why: Why, xs: list[Any]) -> list[Any]:
+    return xs
+
+
+@_once.defjvp
+def _once_jvp(why: Why, primals: Any, tangents: Any) -> tuple[Any, Any]:
+    return [_refuse(why, x) for x in primals[0]], tangents[0]
+
+
+def refuse_second_derivative(xs: list[Any], why: Why) -> list[Any]:
+    """Values that may be differentiated once, any of them; to do it again, with respect to the
+    same or another, raises `why()`."""
+    rest = iter(_once(why, [jnp.asarray(x) for x in xs if is_inexact(x)]))
+    return [next(rest) if is_inexact(x) else x for x in xs]
+
+
 def is_inexact(x: Any) -> bool:
     return bool(jnp.issubdtype(jnp.result_type(x), jnp.inexact))
 

@@ -14,13 +14,16 @@ linear rest.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from estimand.errors import EstimandError
 from estimand.transforms.combine import Drawn, Lifted, combine, lifted, plain
 from estimand.transforms.density import log_density
+from estimand.transforms.guards import refuse_second_derivative
 from estimand.transforms.interpret import Handler, Path, has_sites
 from estimand.transforms.jaxprs import (
     Equation,
@@ -65,8 +68,12 @@ class Forward:
 
     def run(self, inputs: Sequence[Any]) -> Env:
         env = Env()
-        for v, x in bind_environment(self.plan.jaxpr, inputs).items():
-            env[v] = Lifted(x, ())
+        bound = bind_environment(self.plan.jaxpr, inputs)
+        values = list(bound.values())
+        if self.plan.first_order_only:
+            why = partial(EstimandError, str(self.plan.first_order_only))
+            values = refuse_second_derivative(values, why)
+        env.update((v, Lifted(x, ())) for v, x in zip(bound, values, strict=True))
         for i, eqn in enumerate(close(self.plan.jaxpr).jaxpr.eqns):
             if i not in self.plan.forward:
                 continue

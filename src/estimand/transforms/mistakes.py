@@ -24,6 +24,18 @@ def jump(name: str, line: str, label: str, apart: bool) -> EstimandError:
     )
 
 
+def kink(name: str, line: str, label: str) -> EstimandError:
+    return error(
+        label or f"{name} ({line})",
+        f"its value passes {name} ({line}), whose derivative jumps: the derivative of the "
+        "surrogate is right, and that of the derivative is not",
+        expected="at most one differentiation of the surrogate",
+        got="a derivative of higher order",
+        remedy="give the site via=em.Score(), or use a function with a continuous derivative "
+        "(jax.nn.softplus, jax.nn.silu)",
+    )
+
+
 def moved_boundary(mark: Mark, site: Site, label: str) -> EstimandError:
     return error(
         f"site {mark.name!r} ({site.source})",

@@ -49,6 +49,7 @@ class Plan:
     forward: frozenset[int]  # the equations at the top that terms and sites need
     joint: dict[Path, frozenset[int]] = field(default_factory=dict)
     points: dict[Path, int] = field(default_factory=dict)
+    first_order_only: EstimandError | None = None  # what a second derivative raises
 
     def weighted(self, path: Path) -> bool:
         return not self.chosen[path].strategy.pathwise
