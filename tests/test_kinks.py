@@ -11,10 +11,10 @@ import pytest
 from jax import lax
 
 import estimand as em
-from tests.test_continuity import KNOTS, LAPLACE, NORMAL, SITE, THETA, log_density
+from tests.test_continuity import KNOTS, LAPLACE, NORMAL, THETA, log_density, trace
 
 pytestmark = pytest.mark.legs
-SITE = SITE.replace("continuity", "kinks")
+SITE = r"'x' \(test_kinks\.py:\d+\)"
 
 
 KINKED = {
