@@ -162,3 +162,26 @@ class LoopInVmapInBranch:
                 state += world.flip(sigmoid(level - state))
             total += state**2
         return total
+
+
+@case((0.3, 0.6), (em.Score,), mixed=True)
+class BaselineInABranchOnAnEnumeratedSite:
+    """The control variate has the axes of the predicate too."""
+
+    def program(t, via):
+        xs = jax.vmap(lambda _: flip(t[0], em.Enumerate()))(jnp.arange(2))
+        level = jax.nn.logsumexp(xs)
+        z = pick(jnp.stack([level * t[1], t[0], t[1]]), em.Enumerate())
+
+        def taken(u):
+            x = flip(jax.nn.sigmoid(u), em.Score(baseline=0.7))
+            return x * u + x
+
+        return lax.cond(z > 0, taken, jnp.sin, level)
+
+    def exact(world, t):
+        level = np.logaddexp(world.flip(t[0]), world.flip(t[0]))
+        if world.categorical(softmax([level * t[1], t[0], t[1]])) == 0:
+            return np.sin(level)
+        x = world.flip(sigmoid(level))
+        return x * level + x

@@ -14,7 +14,7 @@ from estimand.transforms.dependence import Analysis, Dependence
 from estimand.transforms.frontier import Frontier, frontier
 from estimand.transforms.interpret import Path, has_sites, source_of
 from estimand.transforms.jaxprs import Jaxpr, Literal, Var, close, subjaxprs
-from estimand.transforms.places import NOTHING, Dep, SiteInfo, Step
+from estimand.transforms.places import NOTHING, Dep, SiteInfo, Step, carry_over, join
 from estimand.transforms.primitives import sample_p
 from estimand.transforms.strategy import Strategy
 
@@ -55,10 +55,11 @@ class Plan:
         return not self.chosen[path].strategy.pathwise
 
     def parents(self, path: Path) -> dict[Path, Dep]:
-        """The sites that reach a site's parameters, along the site's own lanes."""
+        """The sites that reach a site's parameters, or whether it is reached, along its lanes."""
         analysis = _holder(self.analysis, path)
         eqn = close(analysis.jaxpr).jaxpr.eqns[path[-1]]
-        deps, depth = analysis.state(eqn.outvars[0]).deps, self.sites[path].steps
+        depth = self.sites[path].steps
+        deps = join([analysis.state(eqn.outvars[0]).deps, *_predicates(self.analysis, (), path)])
         return {p: stacked(d, depth) for p, d in deps.items() if p != path}
 
 
@@ -68,6 +69,17 @@ def _holder(analysis: Analysis, path: Path) -> Analysis:
         if len(where) < len(path) and path[: len(where)] == where:
             return _holder(body, path)
     return analysis
+
+
+def _predicates(analysis: Analysis, at: Path, path: Path) -> list[dict[Path, Dep]]:
+    """What reaches the predicates of the branches that the equation at `path` is in."""
+    for where, body in analysis.bodies.items():
+        if len(where) < len(path) and path[: len(where)] == where:
+            eqn = close(analysis.jaxpr).jaxpr.eqns[where[len(at)]]
+            branch = eqn.primitive.name == "cond"
+            chosen = [carry_over(analysis.state(eqn.invars[0]).deps, {})] if branch else []
+            return chosen + _predicates(body, where, path)
+    return []
 
 
 Choose = Callable[[SiteInfo], Chosen]
