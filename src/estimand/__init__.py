@@ -1,8 +1,12 @@
 """estimand: write the estimand; get the estimator."""
 
 from estimand.errors import EstimandError as EstimandError
+from estimand.estimators.disarm import DisArm as DisArm
 from estimand.estimators.enumerate import Enumerate as Enumerate
+from estimand.estimators.learned_baseline import LearnedBaseline as LearnedBaseline
+from estimand.estimators.leave_one_out import LeaveOneOut as LeaveOneOut
 from estimand.estimators.measure_valued import MeasureValued as MeasureValued
+from estimand.estimators.moving_average import MovingAverage as MovingAverage
 from estimand.estimators.pathwise import Pathwise as Pathwise
 from estimand.estimators.score import Score as Score
 from estimand.ppl.expectation import Expectation as Expectation

@@ -13,7 +13,7 @@ subtracted once per site and lane from all that the site reaches,
 
     b (1 - exp(L - sg L)),   of value 0 and derivative -b dL,
 
-and not from each term: n terms would subtract n b.
+and not from each term: n terms would subtract n b. How it is trained is in `baseline.py`.
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from estimand.errors import error, source_line
+from estimand.estimators.baseline import Baseline
 from estimand.transforms.strategy import Law, Strategy
 
 
@@ -32,7 +34,9 @@ class Score(Strategy):
 
     Args:
         baseline: a constant in the units of the objective: about the mean of the terms,
-            with their coefficients, that one lane of the site reaches.
+            with their coefficients, that one lane of the site reaches. Or one that is trained,
+            `MovingAverage()` or `LearnedBaseline()`, whose state is passed along: see
+            `Expectation.init`.
 
     Example:
         >>> import estimand as em, jax, numpyro.distributions as dist
@@ -45,31 +49,55 @@ class Score(Strategy):
         True
     """
 
-    baseline: float = 0.0
+    baseline: float | Baseline = 0.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.baseline, float | int):
+        if not isinstance(self.baseline, float | int | Baseline):
             raise error(
                 f"em.Score ({source_line()})",
                 "a baseline is a constant, because a strategy is a static part of the program",
-                expected="a Python number",
+                expected="a Python number, em.MovingAverage() or em.LearnedBaseline()",
                 got=f"{type(self.baseline).__name__} {self.baseline!r}",
                 remedy="write the number itself, or float(x) of an array that is known",
             )
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation | None:
+        return self.baseline.optimizer if isinstance(self.baseline, Baseline) else None
+
+    def init(self, key: Any, law: Law) -> Any:
+        assert isinstance(self.baseline, Baseline)
+        return self.baseline.init(key, law)
+
+    def before(self, law: Law) -> Any:
+        return self.baseline.before(law) if isinstance(self.baseline, Baseline) else None
 
     def points(self, key: Any, law: Law) -> Any:
         return jax.lax.stop_gradient(law.sample(key))
 
     def combine(self, law: Law, values: Any, f: Any) -> Any:
-        return f * _ratio(law, values).astype(f.dtype)
+        return f * _ratio(law, self._log_density(law, values)).astype(f.dtype)
 
     def control(self, law: Law, values: Any) -> Any:
         if self.baseline == 0.0:
             return None
-        return self.baseline * (1.0 - _ratio(law, values))
+        return self._baseline(law) * (1.0 - _ratio(law, self._log_density(law, values)))
+
+    def _log_density(self, law: Law, values: Any) -> Any:
+        """L of every lane, plus the zero by which a baseline is trained."""
+        log_density = law.log_density(values)
+        if not isinstance(self.baseline, Baseline):
+            return log_density
+        b = self.baseline.after(law).astype(log_density.dtype)
+        return log_density + jax.lax.stop_gradient(b) - b
+
+    def _baseline(self, law: Law) -> Any:
+        if isinstance(self.baseline, Baseline):
+            return jax.lax.stop_gradient(self.baseline.after(law))
+        return self.baseline
 
 
-def _ratio(law: Law, values: Any) -> Any:
+def _ratio(law: Law, log_density: Any) -> Any:
     """exp(L - sg L): one, with the derivatives of the density ratio."""
-    log_prob = law.log_prob(values)
+    log_prob = law.gather(log_density)
     return jnp.exp(log_prob - jax.lax.stop_gradient(log_prob))

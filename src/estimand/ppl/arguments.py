@@ -1,14 +1,16 @@
-"""What training can be given."""
+"""What training and estimates can be given."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from estimand.errors import error, is_count, source_line
 from estimand.ppl.fit import Fit
 from estimand.ppl.steps import is_trained
+from estimand.transforms.guards import is_inexact
 from estimand.transforms.jaxprs import is_concrete
 
 RULES: dict[str, tuple[Callable[[Any], bool], str, str, str]] = {
@@ -71,3 +73,35 @@ def check_arguments(traced: Any, **given: Any) -> None:
             got="a call inside jit, vmap or grad",
             remedy="call it outside; value_and_grad and Optax can be used inside",
         )
+
+
+def described(tree: Any) -> str:
+    def one(x: Any) -> str:
+        array = hasattr(x, "dtype") and hasattr(x, "shape")
+        return f"{x.dtype}{list(x.shape)}" if array else type(x).__name__
+
+    return str(jax.tree.map(one, tree))
+
+
+def positive_count(num_samples: int) -> int:
+    if not is_count(num_samples) or num_samples < 1:
+        raise error(
+            f"num_samples ({source_line()})",
+            "at least one sample is needed",
+            expected="a positive integer",
+            got=repr(num_samples),
+            remedy="pass num_samples=1 or more",
+        )
+    return int(num_samples)
+
+
+def mean_over_samples(samples: jax.Array, where: str) -> jax.Array:
+    if is_inexact(samples):
+        return jnp.mean(samples, axis=0)
+    raise error(
+        f"aux of {where}",
+        "aux is averaged over samples, and this leaf is not floating",
+        expected="floating aux with num_samples > 1",
+        got=str(samples.dtype),
+        remedy="cast it to float, or use num_samples=1",
+    )

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from estimand.errors import EstimandError, definition, error, is_count, source_line
+from estimand.errors import EstimandError, definition, error, is_count
+from estimand.ppl.arguments import described, mean_over_samples, positive_count
 from estimand.ppl.choose import Chooser, as_mapping
 from estimand.ppl.explain import explain
+from estimand.ppl.learning import State, by_path, differentiated, first_state, stepped
 from estimand.transforms.blame import first_nonfinite
 from estimand.transforms.check import check
 from estimand.transforms.guards import is_inexact, refuse_derivative
@@ -54,7 +56,7 @@ class Expectation:
         value = self.fun(*args)
         number = is_traced(value) and jnp.shape(value) == () and is_inexact(value)
         if not number:
-            raise self._not_one_number(_described(value), has_aux=False)
+            raise self._not_one_number(described(value), has_aux=False)
         return mark(value, "expectation", name=self.name)
 
     def using(self, strategies: Mapping[str, Strategy]) -> "Expectation":
@@ -72,6 +74,7 @@ class Expectation:
         *args: Any,
         has_aux: bool = False,
         argnums: int | Sequence[int] = (),
+        state: State | None = None,
     ) -> Any:
         """A scalar whose value and derivatives are unbiased estimates of the objective's.
 
@@ -82,9 +85,11 @@ class Expectation:
             argnums: the arguments that will be differentiated. Where a derivative would be
                 biased, by one of these is an error now, and by another one when it is
                 differentiated.
+            state: of the strategies that have one, from `init`.
         """
         staged, plan = self._compile(args, has_aux, argnums)
-        outs, control = run(plan, staged.inputs, as_key(key))
+        states = by_path(plan, state, self.where)
+        outs, control = run(plan, staged.inputs, as_key(key), states)
         value = outs[0] + jnp.asarray(control).astype(outs[0].dtype)
         if not has_aux:
             return value
@@ -98,13 +103,14 @@ class Expectation:
         has_aux: bool = False,
         num_samples: int = 1,
         argnums: int | Sequence[int] = (),
+        state: State | None = None,
     ) -> Any:
         """An unbiased estimate of the objective: the mean of `num_samples` surrogates."""
-        one = functools.partial(self.surrogate, has_aux=has_aux, argnums=argnums)
-        if _positive(num_samples) == 1:
+        one = functools.partial(self.surrogate, has_aux=has_aux, argnums=argnums, state=state)
+        if positive_count(num_samples) == 1:
             return one(key, *args)
         samples = jax.vmap(lambda k: one(k, *args))(jax.random.split(as_key(key), num_samples))
-        return jax.tree.map(lambda x: _mean(x, self.where), samples)
+        return jax.tree.map(lambda x: mean_over_samples(x, self.where), samples)
 
     def value_and_grad(
         self,
@@ -113,7 +119,7 @@ class Expectation:
         argnums: int | Sequence[int] = 0,
         has_aux: bool = False,
         num_samples: int = 1,
-        state: Any = None,
+        state: State | None = None,
     ) -> Any:
         """Unbiased estimates of the objective and of its gradient.
 
@@ -124,7 +130,7 @@ class Expectation:
             has_aux: whether the program returns (value, aux); aux is averaged over samples
                 and over the points of multi-point sites.
             num_samples: independent surrogates to average.
-            state: of the strategies, from `init`; with it the result is
+            state: of the strategies that learn, from `init`; with it the result is
                 ((value, gradient), new state).
 
         Returns:
@@ -135,16 +141,24 @@ class Expectation:
         leaves, treedef = jax.tree.flatten([args[i] for i in nums])
         free = [is_traced(x) and is_inexact(x) for x in leaves]
 
-        def value(free_leaves: list[Any]) -> Any:
+        def value(free_leaves: list[Any], state: State | None) -> Any:
             rest = iter(free_leaves)
             merged = [next(rest) if f else x for x, f in zip(leaves, free, strict=True)]
             full = list(args)
             for i, arg in zip(nums, jax.tree.unflatten(treedef, merged), strict=True):
                 full[i] = arg
-            return self.estimate(key, *full, has_aux=has_aux, num_samples=num_samples, argnums=nums)
+            return self.estimate(
+                key, *full, has_aux=has_aux, num_samples=num_samples, argnums=nums, state=state
+            )
 
         inputs = [jnp.asarray(x) for x, f in zip(leaves, free, strict=True) if f]
-        out, slopes = jax.value_and_grad(value, has_aux=has_aux)(inputs)
+        if state is None:
+            out, slopes = jax.value_and_grad(value, has_aux=has_aux)(inputs, None)
+        else:
+            plan = self._compile(args, has_aux)[1]
+            by_path(plan, state, self.where)
+            out, slopes, own = differentiated(value, inputs, state, has_aux)
+            state = stepped(plan, state, own)
         rest = iter(slopes)
         grads = jax.tree.unflatten(treedef, [next(rest) if f else None for f in free])
         result = out, tuple(grads) if isinstance(argnums, Sequence) else grads[0]
@@ -157,26 +171,32 @@ class Expectation:
         found = (grads, out[1]) if kwargs.get("has_aux") else grads
         return found if state is None else (found, new)
 
-    def init(self, key: Any, *args: Any) -> Any:
-        """The state of the strategies; those of this version have none, so it is ()."""
-        del key, args
-        return ()
+    def init(self, key: Any, *args: Any, has_aux: bool = False) -> State:
+        """The first state of the strategies that learn: an explicit pytree, to be passed along.
 
-    def find_nonfinite(self, key: Any, *args: Any, num_samples: int = 1) -> str:
+        Strategies that do not learn have none, and no state need then be passed.
+        """
+        return first_state(self._compile(args, has_aux)[1], as_key(key))
+
+    def find_nonfinite(
+        self, key: Any, *args: Any, num_samples: int = 1, state: State | None = None
+    ) -> str:
         """Where the first NaN or infinity of an estimate comes from, as a sentence.
 
         Args:
-            key, *args, num_samples: as they were for the estimate.
+            key, *args, num_samples, state: as they were for the estimate.
         """
         staged, plan = self._compile(args, has_aux=False)
+        states = by_path(plan, state, self.where)
         named = jax.tree_util.tree_leaves_with_path(args)
         names = [f"argument {jax.tree_util.keystr(p)}" for p, leaf in named if is_traced(leaf)]
         keys = [as_key(key)] if num_samples == 1 else jax.random.split(as_key(key), num_samples)
         for k in keys:
-            found = first_nonfinite(plan, staged.inputs, names, k)
+            found = first_nonfinite(plan, staged.inputs, names, k, states)
             if found:
                 return found
-        _, grads = self.value_and_grad(key, *args, num_samples=num_samples)
+        grads = self.grad(key, *args, num_samples=num_samples, state=state)
+        grads = grads if state is None else grads[0]
         for path, slope in jax.tree_util.tree_leaves_with_path(grads):
             if not bool(jnp.all(jnp.isfinite(slope))):
                 where = jax.tree_util.keystr(path)
@@ -231,7 +251,7 @@ class Expectation:
             value = shapes[0] if isinstance(shapes, tuple) and len(shapes) == 2 else None
         scalar = isinstance(value, jax.ShapeDtypeStruct) and value.shape == ()
         if not scalar or not jnp.issubdtype(value.dtype, jnp.floating):
-            raise self._not_one_number(_described(shapes), has_aux)
+            raise self._not_one_number(described(shapes), has_aux)
 
     def _not_one_number(self, got: str, has_aux: bool) -> EstimandError:
         return error(
@@ -281,35 +301,3 @@ def _guarded(plan: Plan, inputs: list[Any], owners: list[int]) -> list[Any]:
             for k, x in enumerate(inputs):
                 guarded[k] = refuse_derivative(x, why) if mine[k] else guarded[k]
     return guarded
-
-
-def _described(tree: Any) -> str:
-    def one(x: Any) -> str:
-        array = hasattr(x, "dtype") and hasattr(x, "shape")
-        return f"{x.dtype}{list(x.shape)}" if array else type(x).__name__
-
-    return str(jax.tree.map(one, tree))
-
-
-def _positive(num_samples: int) -> int:
-    if not is_count(num_samples) or num_samples < 1:
-        raise error(
-            f"num_samples ({source_line()})",
-            "at least one sample is needed",
-            expected="a positive integer",
-            got=repr(num_samples),
-            remedy="pass num_samples=1 or more",
-        )
-    return int(num_samples)
-
-
-def _mean(samples: jax.Array, where: str) -> jax.Array:
-    if is_inexact(samples):
-        return jnp.mean(samples, axis=0)
-    raise error(
-        f"aux of {where}",
-        "aux is averaged over samples, and this leaf is not floating",
-        expected="floating aux with num_samples > 1",
-        got=str(samples.dtype),
-        remedy="cast it to float, or use num_samples=1",
-    )

@@ -21,11 +21,11 @@ class Objective(Protocol):
 
     def value_and_grad(self, key: Any, *args: Any, num_samples: int, state: Any) -> Any: ...
 
-    def estimate(self, key: Any, *args: Any, num_samples: int, argnums: int) -> Any: ...
+    def estimate(self, key: Any, *args: Any, num_samples: int, argnums: int, state: Any) -> Any: ...
 
     def explain(self, *args: Any) -> str: ...
 
-    def find_nonfinite(self, key: Any, *args: Any, num_samples: int) -> str: ...
+    def find_nonfinite(self, key: Any, *args: Any, num_samples: int, state: Any) -> str: ...
 
 
 class Arrays(NamedTuple):
@@ -93,7 +93,7 @@ class Program(NamedTuple):
             """For a line search: the loss elsewhere, under the same noise."""
             arguments = self.arguments(weights, arrays, carry.step, order)
             return self.sign * self.objective.estimate(
-                key, *arguments, num_samples=self.num_samples, argnums=0
+                key, *arguments, num_samples=self.num_samples, argnums=0, state=carry.state
             )
 
         (value, grads), state = estimate(carry.weights)

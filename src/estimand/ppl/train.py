@@ -206,7 +206,9 @@ class _Run:
         program, key = self.program, jax.random.fold_in(self.arrays.key, self.step)
         order = program.order(self.arrays, self.step)
         arguments = program.arguments(self.carry.weights, self.arrays, self.step, order)
-        site = program.objective.find_nonfinite(key, *arguments, num_samples=program.num_samples)
+        site = program.objective.find_nonfinite(
+            key, *arguments, num_samples=program.num_samples, state=self.carry.state
+        )
         paths = jax.tree_util.tree_flatten_with_path(self.carry.weights)[0]
         leaves = ["params" + jax.tree_util.keystr(path) for path, _ in paths]
         names = [f"the value ({value})"]

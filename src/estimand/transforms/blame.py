@@ -1,6 +1,6 @@
 """Where the first NaN or infinity of an estimate comes from."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from estimand.transforms.combine import Lifted
 from estimand.transforms.continuous import is_density
 from estimand.transforms.guards import is_inexact
-from estimand.transforms.interpret import source_of
+from estimand.transforms.interpret import Path, source_of
 from estimand.transforms.jaxprs import Equation, Jaxpr, Literal, close, subjaxprs
 from estimand.transforms.lift import Forward
 from estimand.transforms.plan import Plan
@@ -16,14 +16,14 @@ from estimand.transforms.primitives import mark_p, sample_p
 
 
 def first_nonfinite(
-    plan: Plan, inputs: Sequence[Any], names: Sequence[str], key: Any
+    plan: Plan, inputs: Sequence[Any], names: Sequence[str], key: Any, states: Mapping[Path, Any]
 ) -> str | None:
     """A sentence on the first non-finite value of a forward run, in program order.
 
     A site says more than the input (of these names) that it sees, and that than an operation.
     """
     inner = close(plan.jaxpr).jaxpr
-    env = Forward(plan, key).run(inputs)
+    env = Forward(plan, key, states).run(inputs)
     marked: dict[Any, str] = {}
     for eqn in inner.eqns:
         if eqn.primitive is mark_p and eqn.params["mark"].name:

@@ -163,10 +163,11 @@ class _Walk:
         strategy = self.plan.chosen[path].strategy
         avals = site.bare([v.aval for v in eqn.invars])
         bounding = [i for i in bounding_leaves(site.structure, avals) if flows[i].moved]
-        if bounding and not strategy.pathwise:
+        differentiable = strategy.pathwise or strategy.through
+        if bounding and not differentiable:
             raise moving_support(info.where, site, bounding, strategy)
         supports = supports_of(site.structure, avals, ranges(flows))
-        moved = strategy.pathwise and any(flow.moved for flow in flows)
+        moved = differentiable and any(flow.moved for flow in flows)
         support = site.structure.placeholder(avals).support  # Levy's is None
         random = support is None or not support.is_discrete
         return Flow(random, moved, support=supports and supports[1], label=info.where)

@@ -42,6 +42,9 @@ class Drawn:
     values: Lifted
     leaves: Sequence[Lifted] = ()
     recorded: Lifted | None = None
+    before: Lifted | None = None
+    key: Any = None
+    state: Any = None
 
     @property
     def many(self) -> bool:
@@ -50,7 +53,8 @@ class Drawn:
     @property
     def parameters(self) -> list[Lifted]:
         """What the law is made of."""
-        return [self.recorded] if self.recorded is not None else list(self.leaves)
+        known = [self.recorded] if self.recorded is not None else list(self.leaves)
+        return known if self.before is None else [*known, self.before]
 
     @property
     def law_axes(self) -> tuple[int, ...]:
@@ -59,13 +63,17 @@ class Drawn:
     def law(
         self, parameters: Sequence[Any], values: Any, joint: frozenset[int], running: dict
     ) -> Law:
-        info = self.info
-        leaves = info.leaves if self.recorded is not None else parameters
-        fields = (info.site, list(leaves), info.shape, joint, running, info.label)
+        info, parameters, before = self.info, list(parameters), None
+        if self.before is not None:
+            before = parameters.pop()
+        leaves = parameters if self.recorded is None else list(info.leaves)
+        law = Law(
+            info.site, leaves, info.shape, joint, running, info.label, self.key, self.state, before
+        )
         if self.recorded is None:
-            return Law(*fields)
-        (log_prob,) = parameters
-        return RecordedLaw(*fields, log_prob, values)
+            return law
+        (log_density,) = parameters
+        return RecordedLaw(**law.__dict__, recorded=log_density, draws=values)
 
     def alive(self, axes: Sequence[int]) -> Lifted:
         """Fixed points with those of probability zero replaced by the most probable one.
@@ -102,7 +110,8 @@ class Drawn:
             control = self.strategy.control(law, values)
             return [] if control is None else [control]
 
-        return next(iter(lifted(evaluate, [self.values, *self.parameters])), None)
+        values = _without(self.values, self.info.order)
+        return next(iter(lifted(evaluate, [values, *self.parameters])), None)
 
 
 @jax.jit
@@ -136,11 +145,14 @@ def combine(term: Lifted, dep: Dep, drawn: Drawn) -> Lifted:
         law = drawn.law(parameters, values, joint, running)
         return [_each(lambda f: drawn.strategy.combine(law, values, f), f, followed, drawn.many)]
 
-    def without(x: Lifted) -> Lifted:
-        return Lifted(x.array, tuple(a for a in x.axes if a != own))
-
-    (out,) = lifted(one, [without(term), without(drawn.values), *drawn.parameters])
+    operands = [_without(term, own), _without(drawn.values, own)]
+    (out,) = lifted(one, [*operands, *drawn.parameters])
     return out
+
+
+def _without(x: Lifted, own: int) -> Lifted:
+    """The last of its axes, which belongs to the site itself, as an ordinary one."""
+    return Lifted(x.array, tuple(axis for axis in x.axes if axis != own))
 
 
 def _insert(term: Lifted, m: int) -> Any:

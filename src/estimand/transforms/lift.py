@@ -13,7 +13,7 @@ is a function of the earlier sites, and so on to the first. Expectation goes thr
 linear rest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -49,9 +49,14 @@ class Env(dict):
         return Lifted(atom.val, ()) if isinstance(atom, Literal) else self[atom]
 
 
-def run(plan: Plan, inputs: Sequence[Any], key: Any) -> tuple[list[Any], Any]:
-    """The surrogates of the program's outputs, and the sum of the control variates."""
-    lift = Forward(plan, key)
+def run(
+    plan: Plan, inputs: Sequence[Any], key: Any, states: Mapping[Path, Any]
+) -> tuple[list[Any], Any]:
+    """The surrogates of the program's outputs, and the sum of the control variates.
+
+    `states` are those of the strategies that have one, by the path of the site.
+    """
+    lift = Forward(plan, key, states)
     env = lift.run(inputs)
     combined = {(term.path, term.var): lift.combine_term(term, env) for term in plan.terms}
     tapped = {tap: plain(x) for tap, x in lift.taps.items() if tap not in combined}
@@ -60,8 +65,8 @@ def run(plan: Plan, inputs: Sequence[Any], key: Any) -> tuple[list[Any], Any]:
 
 
 class Forward:
-    def __init__(self, plan: Plan, key: Any):
-        self.plan, self.key = plan, key
+    def __init__(self, plan: Plan, key: Any, states: Mapping[Path, Any]):
+        self.plan, self.key, self.states = plan, key, states
         self.drawn: dict[Path, Drawn] = {}
         self.taps: dict[tuple[Path, Var], Lifted] = {}
         self.guarded: dict[frozenset[int], Env] = {}
@@ -88,11 +93,17 @@ class Forward:
     def _site(self, info: SiteInfo, leaves: list[Lifted]) -> Lifted:
         strategy = self.plan.chosen[info.path].strategy
         joint = self.plan.joint.get(info.path, frozenset())
-        key = jax.random.fold_in(self.key, info.order)
+        key, state = jax.random.fold_in(self.key, info.order), self.states.get(info.path)
+
+        def law(leaves: Sequence[Any]) -> Law:
+            return Law(info.site, list(leaves), info.shape, joint, {}, info.label, key, state)
 
         def points(*leaves: Any) -> list[Any]:
-            law = Law(info.site, list(leaves), info.shape, joint, label=info.label)
-            return [jnp.asarray(strategy.points(key, law))]
+            return [jnp.asarray(strategy.points(key, law(leaves)))]
+
+        def before(*leaves: Any) -> list[Any]:
+            found = strategy.before(law(leaves))
+            return [] if found is None else [found]
 
         if strategy.fixed_points:
             (grid,) = points(*(plain(x) for x in leaves))
@@ -102,7 +113,10 @@ class Forward:
             if values.array.ndim > len(values.axes) + self._ndim(info):
                 values = Lifted(values.array, (*values.axes, info.order))
         if not strategy.pathwise:
-            self.drawn[info.path] = Drawn(info, strategy, joint, values, leaves=leaves)
+            known = next(iter(lifted(before, leaves)), None)
+            self.drawn[info.path] = Drawn(
+                info, strategy, joint, values, leaves, before=known, key=key, state=state
+            )
         return self.drawn[info.path].alive(()) if strategy.fixed_points else values
 
     def _ndim(self, info: SiteInfo) -> int:
@@ -119,7 +133,7 @@ class Forward:
         names: list[Any] = []
 
         def opened(*xs: Any) -> list[Any]:
-            handler = Draw(self.plan, key, tapped)
+            handler = Draw(self.plan, key, tapped, self.states)
             outs = handler.open(eqn, list(xs), (i,), ())
             names[:] = sorted(handler.records)
             return [*outs, *(handler.records[name] for name in names)]
@@ -132,8 +146,11 @@ class Forward:
                 strategy = self.plan.chosen[path].strategy
                 recorded = found[f"site {path}"]
                 values = found.get(f"draw {path}", Lifted(None, ()))
-                joint = self.plan.joint[path]
-                self.drawn[path] = Drawn(info, strategy, joint, values, recorded=recorded)
+                joint, before = self.plan.joint[path], found.get(f"before {path}")
+                state = self.states.get(path)
+                self.drawn[path] = Drawn(
+                    info, strategy, joint, values, (), recorded, before, state=state
+                )
         for (path, var), name in tapped.items():
             self.taps[path, var] = found[name]
         return outs
@@ -203,9 +220,15 @@ class Draw(Handler):
     """Runs a loop's or branch's sites, recording log densities and tapped values."""
 
     def __init__(
-        self, plan: Plan, key: Any, tapped: dict[tuple[Path, Var], str], alive: Any = None
+        self,
+        plan: Plan,
+        key: Any,
+        tapped: dict[tuple[Path, Var], str],
+        states: Mapping[Path, Any],
+        alive: Any = None,
     ):
         self.plan, self.key, self.tapped, self.alive = plan, key, tapped, alive
+        self.states = states
         self.turn = 0
         self.records: dict[str, Any] = {}
 
@@ -217,9 +240,14 @@ class Draw(Handler):
         site: Site = eqn.params["site"]
         strategy = self.plan.chosen[path].strategy
         info = self.plan.sites[path]
-        law = Law(site, leaves, info.shape[info.steps :], label=info.label)
+        law = Law(
+            site, leaves, info.shape[info.steps :], label=info.label, state=self.states.get(path)
+        )
         value = jnp.asarray(strategy.points(self._next_key(), law))
         if not strategy.pathwise:
+            before = strategy.before(law)
+            if before is not None:
+                self.records[f"before {path}"] = before
             density = log_density(site, value, leaves)
             if self.alive is not None:
                 alive = self.alive.reshape(
@@ -245,7 +273,7 @@ class Draw(Handler):
         return key if n is None else jax.random.split(key, n)
 
     def child(self, incoming: Any) -> "Draw":
-        return Draw(self.plan, incoming, self.tapped, self.alive)
+        return Draw(self.plan, incoming, self.tapped, self.states, self.alive)
 
     def leave(self, path: Path, env: dict[Any, Any]) -> None:
         for (where, var), name in self.tapped.items():

@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, Shaped
+import optax
+from jaxtyping import Array, Float, Key, PyTree, Shaped
 
 from estimand.errors import EstimandError, error
 from estimand.transforms.density import draw, log_density
@@ -36,6 +37,9 @@ class Law:
     keeps apart; lanes in `joint` meet in it and are one random vector. Along a lane in
     `running`, what follows at position t depends on positions up to t ("<") or from t on
     (">"), so their log probabilities accumulate.
+
+    `combine` and `control` see the key that `points` was given, so that they can draw the same
+    noise again, and what `before` returned. `state` are the strategy's own parameters.
     """
 
     site: Site
@@ -44,6 +48,9 @@ class Law:
     joint: frozenset[int] = frozenset()
     running: dict[int, str] = field(default_factory=dict)
     label: str = ""
+    key: Any = None
+    state: Any = None
+    before: Any = None
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -68,12 +75,21 @@ class Law:
 
     def log_prob(self, values: Any) -> Any:
         """log p(values) of shape `batch_shape`: joint lanes summed, running ones accumulated."""
-        return self.gather(log_density(self.site, values, self.leaves))
+        return self.gather(self.log_density(values))
+
+    def log_density(self, values: Any) -> Any:
+        """log p(values) lane by lane, of shape `shape`."""
+        return log_density(self.site, values, self.leaves)
 
     def gather(self, terms: Any) -> Any:
+        """Of shape `batch_shape` from `shape`, as `log_prob` does it."""
         for axis, direction in self.running.items():
             terms = jax.lax.cumsum(terms, axis=axis, reverse=direction == ">")
         return jnp.sum(terms, axis=tuple(sorted(self.joint)))
+
+    def spread(self, x: Any) -> Any:
+        """x of shape `batch_shape` with an axis for every lane, of size one for joint ones."""
+        return jnp.reshape(x, [1 if i in self.joint else n for i, n in enumerate(self.shape)])
 
     def first_order(self, strategy: "Strategy", slope: Any, parameter: Any) -> Any:
         """A zero whose derivative in `parameter` is `slope`; a second derivative raises."""
@@ -92,10 +108,10 @@ class RecordedLaw(Law):
     recorded: Any = None
     draws: Any = None
 
-    def log_prob(self, values: Any) -> Any:
+    def log_density(self, values: Any) -> Any:
         if values is not self.draws:
             raise self._gone("log_prob of other values")
-        return self.gather(self.recorded)
+        return self.recorded
 
     def map(self, fun: Callable, *args: Any) -> Any:
         raise self._gone("map")
@@ -122,9 +138,12 @@ class Strategy:
         order: the highest order of derivative that stays unbiased; None for any.
         pathwise: the value is a differentiable function of the parameters, and `combine`
             is never called.
+        through: the values are differentiable in the parameters, and `combine` uses that.
         fixed_points: `points` depends on the support alone, not on key or parameters;
             `weights` must then say each point's probability, and the points of
             probability zero are replaced before the program sees them.
+        tuned: `state` is trained to lower the variance of the gradient, and not by a loss that
+            the surrogate holds.
         caveat: what `explain` adds to every site with this strategy.
 
     A field or attribute `cap` limits the points of all sites that meet in one value.
@@ -132,12 +151,23 @@ class Strategy:
 
     order: ClassVar[int | None] = None
     pathwise: ClassVar[bool] = False
+    through: ClassVar[bool] = False
     fixed_points: ClassVar[bool] = False
+    tuned: ClassVar[bool] = False
     caveat: ClassVar[str] = ""
 
     @property
     def cap(self) -> int:
         return MOST_POINTS
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation | None:
+        """How `state` follows its gradient; None for no state."""
+        return None
+
+    def init(self, key: Key[Array, ""], law: Law) -> PyTree:
+        """The first `state` of a site; of the law, the parameters are not known yet."""
+        raise NotImplementedError
 
     def refuses(self, dist: Any) -> str | None:
         """Why a (lane-free) NumPyro distribution cannot be given this strategy, or None."""
@@ -150,6 +180,10 @@ class Strategy:
     def points(self, key: Key[Array, ""], law: Law) -> Shaped[Array, "..."]:
         """Values of shape [m, *lanes, *event], or [*lanes, *event] for a single point."""
         raise NotImplementedError
+
+    def before(self, law: Law) -> Shaped[Array, "..."] | None:
+        """What `combine` and `control` need of the parameters where a site is inside a loop."""
+        return None
 
     def weights(self, law: Law, values: Shaped[Array, "..."]) -> Float[Array, "..."]:
         """Probabilities [m, *batch_shape] of fixed points."""

@@ -1,0 +1,121 @@
+"""A baseline that is a function of what comes before the site.
+
+All that comes before a site reaches it through the parameters of its distribution, so these are
+what the function is given: an inference network's logits are features of the datum (Mnih and
+Gregor 2014, section 2.3.2, whose input is the datum itself). They are detached: the baseline is
+trained on its own loss, and the program is not trained to be predictable.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from estimand.errors import EstimandError, error, source_line
+from estimand.estimators.baseline import Baseline
+from estimand.transforms.guards import is_inexact
+from estimand.transforms.jaxprs import is_concrete
+from estimand.transforms.strategy import Law
+
+HIDDEN = 32
+
+
+def first_weights(key: Any, dist: Any) -> Any:
+    """Parameters of a network with one hidden layer, from all parameters to all lanes."""
+    size, lanes = len(_features(dist)), max(1, int(jnp.zeros(dist.batch_shape).size))
+    weights = jax.random.normal(key, (size, HIDDEN)) / max(size, 1) ** 0.5
+    return {
+        "hidden": (weights, jnp.zeros(HIDDEN)),
+        "out": (jnp.zeros((HIDDEN, lanes)), jnp.zeros(lanes)),
+    }
+
+
+def network(params: Any, dist: Any) -> Any:
+    """The baseline of every lane of a distribution, of shape `dist.batch_shape`."""
+    (w, b), (v, c) = params["hidden"], params["out"]
+    hidden = jnp.tanh(_features(dist).astype(w.dtype) @ w + b)
+    return jnp.reshape(hidden @ v + c, dist.batch_shape)
+
+
+def _features(dist: Any) -> Any:
+    """The floating parameters of a distribution, in one row."""
+    leaves = [jnp.ravel(jnp.asarray(x)) for x in jax.tree.leaves(dist) if is_inexact(x)]
+    return jnp.concatenate(leaves) if leaves else jnp.zeros(0)
+
+
+@dataclass(frozen=True)
+class LearnedBaseline(Baseline):
+    """For `Score(baseline=...)`: a function of the site's distribution, trained along the way.
+
+    Args:
+        f: `f(params, dist)`, the baseline of shape `dist.batch_shape`, of one `vmap` lane of the
+            site. A network with one hidden layer of 32 units if it is left out.
+        start: `start(key, dist)`, its first parameters; the numbers in `dist` are placeholders.
+        optimizer: from Optax; for the parameters of `f` alone.
+
+    Raises:
+        EstimandError: `f` returns another shape, or closes over values of the program, which may
+            come from the site's own draw.
+
+    Example:
+        >>> import estimand as em, jax, numpyro.distributions as dist, optax
+        >>> @em.expectation
+        ... def cost(p):
+        ...     return 10.0 * em.draw(dist.Bernoulli(p)).astype(float)
+        >>> learned = em.LearnedBaseline(
+        ...     lambda w, dist: w * dist.probs, lambda key, dist: 0.0, optax.sgd(0.1))
+        >>> cost = cost.using({"draw 0": em.Score(baseline=learned)})
+        >>> state = cost.init(jax.random.key(0), 0.5)
+        >>> for t in range(300):
+        ...     (value, grad), state = cost.value_and_grad(
+        ...         jax.random.key(t), 0.5, num_samples=8, state=state)
+        >>> bool(abs(state.learned["draw 0"] - 10.0) < 5.0)
+        True
+    """
+
+    f: Callable[[Any, Any], Any] = network
+    start: Callable[[Any, Any], Any] = first_weights
+    optimizer: optax.GradientTransformation = field(  # type: ignore[misc]
+        default=optax.adam(1e-2), repr=False
+    )
+
+    def __post_init__(self) -> None:
+        for cell in getattr(self.f, "__closure__", None) or ():
+            if not all(map(is_concrete, jax.tree.leaves(cell.cell_contents))):
+                raise _closes_over_the_program()
+
+    def init(self, key: Any, law: Law) -> Any:
+        return jax.tree.map(jnp.asarray, law.static(lambda dist: self.start(key, dist)))
+
+    def before(self, law: Law) -> Any:
+        def one(dist: Any) -> Any:
+            found = jnp.asarray(self.f(law.state, jax.lax.stop_gradient(dist)))
+            if found.shape != dist.batch_shape or not is_inexact(found):
+                raise _another_shape(law, found, dist.batch_shape)
+            return found
+
+        return law.map(one)
+
+
+def _another_shape(law: Law, got: Any, expected: tuple[int, ...]) -> EstimandError:
+    return error(
+        f"site {law.label!r} ({law.site.source})",
+        "its learned baseline has another shape than its lanes",
+        expected=f"floating numbers of shape {list(expected)}: one for every lane",
+        got=f"{got.dtype}{list(got.shape)}, which would be broadcast",
+        remedy="let f(params, dist) return an array of shape dist.batch_shape",
+    )
+
+
+def _closes_over_the_program() -> EstimandError:
+    return error(
+        f"em.LearnedBaseline ({source_line()})",
+        "a baseline may use only what comes before its site; one that depends on the sampled "
+        "value is biased",
+        expected="a function of its parameters and of the site's distribution",
+        got="a function that closes over a value of the program being traced",
+        remedy="use what f is given: f(params, dist)",
+    )

@@ -1,0 +1,124 @@
+"""The state of an objective's strategies: parameters of their own, and how they are trained.
+
+A strategy with parameters says how: by their gradient of the surrogate, which is that of a loss
+of its own (`estimators/baseline.py`), or by that of the squared norm of the estimated gradient,
+so that they lower its variance (`Strategy.tuned`; its mean does not depend on them):
+
+    d/dw E|g|^2 = d/dw (|E g|^2 + tr Cov g) = d/dw tr Cov g
+
+(Grathwohl et al. 2018, equation 7).
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+
+from estimand.errors import EstimandError, error
+from estimand.transforms.interpret import Path
+from estimand.transforms.plan import Plan
+from estimand.transforms.strategy import Law
+
+
+class State(NamedTuple):
+    """What the strategies of an objective have learned, by the labels of their sites.
+
+    Attributes:
+        learned: parameters that are trained by a loss of their own, as baselines are.
+        tuned: parameters that are trained to lower the variance of the gradient.
+        opt_state: of each strategy's own optimizer.
+    """
+
+    learned: dict[str, PyTree]
+    tuned: dict[str, PyTree]
+    opt_state: dict[str, PyTree]
+
+    @property
+    def parameters(self) -> dict[str, PyTree]:
+        return {**self.learned, **self.tuned}
+
+
+def learners(plan: Plan) -> dict[str, Path]:
+    """The sites whose strategies have a state, by their label; repeated ones are numbered."""
+    found, seen = {}, Counter[str]()
+    for path in sorted(plan.sites, key=lambda p: plan.sites[p].order):
+        if plan.chosen[path].strategy.optimizer is not None:
+            label = plan.sites[path].label
+            seen[label] += 1
+            found[label if seen[label] == 1 else f"{label}#{seen[label]}"] = path
+    return found
+
+
+def first_state(plan: Plan, key: Any) -> State:
+    state = State({}, {}, {})
+    for name, path in learners(plan).items():
+        info, strategy = plan.sites[path], plan.chosen[path].strategy
+        law = Law(info.site, list(info.leaves), info.shape, label=info.label)
+        parameters = strategy.init(jax.random.fold_in(key, info.order), law)
+        (state.tuned if strategy.tuned else state.learned)[name] = parameters
+        state.opt_state[name] = _optimizer(plan, path).init(parameters)
+    return state
+
+
+def by_path(plan: Plan, state: State | None, where: str) -> dict[Path, PyTree]:
+    """Each learning site's parameters."""
+    wanted = learners(plan)
+    if not wanted and state is None:
+        return {}
+    if not isinstance(state, State) or set(state.parameters) != set(wanted):
+        raise _another_state(where, sorted(wanted), state)
+    return {path: state.parameters[name] for name, path in wanted.items()}
+
+
+def differentiated(value: Callable, inputs: Any, state: State, has_aux: bool) -> Any:
+    """The value and gradient of `value(inputs, state)`, and the state's own gradients."""
+
+    def spread(tuned: Any) -> Any:
+        def at(inputs: Any, learned: Any) -> Any:
+            return value(inputs, state._replace(learned=learned, tuned=tuned))
+
+        both = jax.value_and_grad(at, argnums=(0, 1), has_aux=has_aux)
+        out, (slopes, learned) = both(inputs, state.learned)
+        squares = [jnp.sum(jnp.abs(x) ** 2) for x in jax.tree.leaves(slopes)]
+        return sum(squares, start=jnp.zeros(())), (out, slopes, learned)
+
+    if not state.tuned:
+        out, slopes, learned = spread({})[1]
+        return out, slopes, learned
+    tuned, (out, slopes, learned) = jax.grad(spread, has_aux=True)(state.tuned)
+    return out, slopes, {**learned, **tuned}
+
+
+def stepped(plan: Plan, state: State, slopes: dict[str, PyTree]) -> State:
+    """The state after one step of each strategy's optimizer."""
+    new, opt_state = {}, {}
+    for name, path in learners(plan).items():
+        old = state.parameters[name]
+        with jax.numpy_dtype_promotion("standard"):  # Optax does not do with the strict one
+            updates, opt_state[name] = _optimizer(plan, path).update(
+                slopes[name], state.opt_state[name], old
+            )
+            new[name] = optax.apply_updates(old, updates)
+    learned = {name: new[name] for name in state.learned}
+    return State(learned, {name: new[name] for name in state.tuned}, opt_state)
+
+
+def _optimizer(plan: Plan, path: Path) -> optax.GradientTransformation:
+    optimizer = plan.chosen[path].strategy.optimizer
+    assert optimizer is not None
+    return optimizer
+
+
+def _another_state(where: str, wanted: list[str], got: Any) -> EstimandError:
+    held = sorted(got.parameters) if isinstance(got, State) else type(got).__name__
+    return error(
+        where,
+        "some of its strategies learn, and have a state",
+        expected=f"the state of {', '.join(wanted) or 'no site'}",
+        got="state=None" if got is None else f"a state of {held}",
+        remedy="state = objective.init(key, *args), and pass state=state to every estimate",
+    )
