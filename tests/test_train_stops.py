@@ -1,6 +1,7 @@
 """Training that stops: at what is not finite, at an interrupt, at input that makes no sense."""
 
 import _thread
+import signal
 import re
 import threading
 
@@ -88,6 +89,7 @@ def test_an_interrupt_in_a_callback_returns_what_there_is():
 
 
 def test_an_interrupt_at_any_time_returns_what_there_is(capsys):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup has it ignored
     timer = threading.Timer(10.0, _thread.interrupt_main)
     timer.start()
     fit = run(10**8, progress=True)
