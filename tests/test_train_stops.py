@@ -1,8 +1,8 @@
 """Training that stops: at what is not finite, at an interrupt, at input that makes no sense."""
 
 import _thread
-import signal
 import re
+import signal
 import threading
 
 import jax

@@ -3,12 +3,15 @@
 from estimand.errors import EstimandError as EstimandError
 from estimand.estimators.disarm import DisArm as DisArm
 from estimand.estimators.enumerate import Enumerate as Enumerate
+from estimand.estimators.gumbel_softmax import GumbelSoftmax as GumbelSoftmax
 from estimand.estimators.learned_baseline import LearnedBaseline as LearnedBaseline
 from estimand.estimators.leave_one_out import LeaveOneOut as LeaveOneOut
 from estimand.estimators.measure_valued import MeasureValued as MeasureValued
 from estimand.estimators.moving_average import MovingAverage as MovingAverage
 from estimand.estimators.pathwise import Pathwise as Pathwise
+from estimand.estimators.rebar import Rebar as Rebar
 from estimand.estimators.score import Score as Score
+from estimand.estimators.straight_through import StraightThrough as StraightThrough
 from estimand.ppl.expectation import Expectation as Expectation
 from estimand.ppl.expectation import expectation as expectation
 from estimand.ppl.fit import Fit as Fit

@@ -98,6 +98,11 @@ class Chooser:
         short = eqn.params.get("length", 1) <= UNROLLED
         return short and any(map(self._many, subjaxprs(eqn)))
 
+    def relaxes(self, site: Site) -> bool:
+        """Whether a site was given a strategy that looks between its values."""
+        strategy, _ = self.explicit(site, site.label or site.name or "")
+        return isinstance(strategy, Strategy) and strategy.relaxed
+
     def _many(self, jaxpr: Any) -> bool:
         for eqn in close(jaxpr).jaxpr.eqns:
             if eqn.primitive is sample_p:
@@ -105,7 +110,7 @@ class Chooser:
                 strategy, _ = self.explicit(site, site.label or site.name or "")
                 dist = site.structure.placeholder(site.bare([v.aval for v in eqn.invars]))
                 if isinstance(strategy, Strategy) and not strategy.refuses(dist):
-                    if strategy.count(dist, 1) > 1:
+                    if strategy.count(dist, 1) > 1 or strategy.relaxed:
                         return True
             if any(map(self._many, subjaxprs(eqn))):
                 return True
@@ -136,11 +141,14 @@ def refusal(strategy: Strategy, dist: Any, info: SiteInfo) -> str | None:
         return "its support depends on a parameter that is no concrete integer"
     if reason is None and not strategy.pathwise and _masked(info.site.structure):
         return "its density is not that of its draws (it is masked, censored or a factor)"
-    if reason is None and info.context and strategy.count(dist, 1) > 1:
+    if reason is None and info.context and (strategy.relaxed or strategy.count(dist, 1) > 1):
+        what = "looks between the values" if strategy.relaxed else "has several points"
         kind = info.context[-1]
         if kind == "scan":
-            return f"it has several points, and the scan is longer than {UNROLLED} steps"
-        return f"it has several points, and the site is inside a {kind}"
+            return f"it {what}, and the scan is longer than {UNROLLED} steps"
+        return f"it {what}, and the site is inside a {kind}"
+    if reason is None and strategy.optimizer is not None and "while" in info.context:
+        return "it has a state, and the number of steps of a while is not known"
     return reason
 
 

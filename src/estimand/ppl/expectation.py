@@ -20,6 +20,7 @@ from estimand.transforms.inline import inline
 from estimand.transforms.lift import run
 from estimand.transforms.plan import Plan, make_plan
 from estimand.transforms.primitives import mark
+from estimand.transforms.relax import relax
 from estimand.transforms.seed import as_key
 from estimand.transforms.staging import Staged, is_traced, stage
 from estimand.transforms.strategy import Strategy
@@ -216,7 +217,7 @@ class Expectation:
         staged = stage(self.fun, *args)
         self._check_output(staged, has_aux)
         chooser = Chooser(self.overrides)
-        flat = inline(staged.jaxpr, chooser.unroll)
+        flat = relax(inline(staged.jaxpr, chooser.unroll), chooser.relaxes)
         plan = make_plan(flat, chooser.choose, chooser.fallback)
         chooser.check_overrides([info.label for info in plan.sites.values()], self.where)
         free = [is_inexact(x) for x in staged.inputs]

@@ -169,8 +169,9 @@ class _Walk:
         supports = supports_of(site.structure, avals, ranges(flows))
         moved = differentiable and any(flow.moved for flow in flows)
         support = site.structure.placeholder(avals).support  # Levy's is None
-        random = support is None or not support.is_discrete
-        return Flow(random, moved, support=supports and supports[1], label=info.where)
+        random = site.relaxed or support is None or not support.is_discrete
+        known = supports[1] if supports and not site.relaxed else None
+        return Flow(random, moved, support=known, label=info.where)
 
     def _mark(self, eqn: Equation, flow: Flow) -> Flow:
         mark: Mark = eqn.params["mark"]

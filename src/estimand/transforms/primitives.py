@@ -36,6 +36,7 @@ class Site:
     `mapped[i][j]` says whether leaf j has lane axis i among its leading axes. `name` is the
     user's (None for `draw`); `label` is set by `simulate`, once the address is known.
     `selected` says that it was in a branch that is one no longer: see `_cond_batching`.
+    `relaxed` says that its value is floating, between the integers that are its support.
     """
 
     name: str | None
@@ -44,6 +45,7 @@ class Site:
     source: str
     label: str | None = None
     selected: bool = False
+    relaxed: bool = False
     lanes: tuple[int, ...] = ()
     mapped: tuple[tuple[bool, ...], ...] = ()
 
@@ -122,7 +124,8 @@ def _sample_aval(*leaves: Any, site: Site) -> ShapedArray:
             got=str(problem).splitlines()[0],
             remedy="check the shapes of its parameters",
         ) from problem
-    return ShapedArray((*site.lanes, *out.shape), out.dtype)
+    dtype = jnp.result_type(float) if site.relaxed else out.dtype
+    return ShapedArray((*site.lanes, *out.shape), dtype)
 
 
 def _sample_batching(axis_data: Any, leaves: Any, dims: Any, *, site: Site) -> tuple[Any, Any]:

@@ -30,9 +30,12 @@ def _softplus_jvp(primals: Any, tangents: Any) -> Any:
 
 class _BernoulliLogits(dists.BernoulliLogits):
     def log_prob(self, value: Any) -> Any:
-        """log p(1) = -softplus(-l), log p(0) = -softplus(l), and -inf for anything else."""
-        zero = jnp.where(value == 0, self.logits, jnp.inf)  # selected before, one pass is enough
-        return -_softplus(jnp.where(value == 1, -self.logits, zero))
+        """log p(1) = -softplus(-l), log p(0) = -softplus(l), and -inf for anything else.
+
+        In one pass, and with no cancellation: -softplus((1 - 2 x) l).
+        """
+        sign = 1.0 - 2.0 * jnp.asarray(value, self.logits.dtype)
+        return jnp.where((value == 0) | (value == 1), -_softplus(sign * self.logits), -jnp.inf)
 
 
 class _Normalised:

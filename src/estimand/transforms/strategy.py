@@ -139,6 +139,7 @@ class Strategy:
         pathwise: the value is a differentiable function of the parameters, and `combine`
             is never called.
         through: the values are differentiable in the parameters, and `combine` uses that.
+        relaxed: the values lie between the integers of the support, and are floating.
         fixed_points: `points` depends on the support alone, not on key or parameters;
             `weights` must then say each point's probability, and the points of
             probability zero are replaced before the program sees them.
@@ -152,6 +153,7 @@ class Strategy:
     order: ClassVar[int | None] = None
     pathwise: ClassVar[bool] = False
     through: ClassVar[bool] = False
+    relaxed: ClassVar[bool] = False
     fixed_points: ClassVar[bool] = False
     tuned: ClassVar[bool] = False
     caveat: ClassVar[str] = ""

@@ -1,0 +1,95 @@
+"""The score function, with the program itself between its values as a control variate (REBAR).
+
+With the noise z of a discrete draw x, z~ its noise given x (`relaxation.py`), s(z) a value in
+between and rho = exp(L - sg L) of x,
+
+    S = (f(x) - eta f(s(z~))) rho + eta f(s(z)).
+
+z~ and z are equal in law and, given x, the law of z~ does not depend on rho's derivative, so that
+
+    E[S] = sum_x p(x) (f(x) - eta E[f(s(z~)) | x]) + eta E[f(s(z))] = E[f(x)],
+
+as a function of the parameters: those of z and of z~ are differentiated through. It is right at
+every order, for every extension of f that is continuous between the values, for every
+temperature and every eta (Tucker et al. 2017, equation 5). f(s(z~)) is close to f(x), which is why
+the variance falls; what is added back has the variance of a pathwise derivative.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from estimand.errors import error, source_line
+from estimand.estimators.relaxation import noise, refuses, squash
+from estimand.transforms.strategy import Law, Strategy
+
+
+@dataclass(frozen=True)
+class Rebar(Strategy):
+    """Score, less its conditional relaxation; Bernoulli and one-hot values, any order.
+
+    Costs three evaluations of what the site reaches. The program may only calculate with the
+    value, not compare it or index with it. One-hot values are those of `Multinomial(1, ...)`.
+
+    Args:
+        temperature: how far the values in between are from those of the site.
+        optimizer: from Optax; if given, the temperature and eta (1 at first) are trained to lower
+            the variance of the gradient, and are a state: see `Expectation.init`.
+
+    Example:
+        >>> import estimand as em, jax, numpyro.distributions as dist
+        >>> @em.expectation
+        ... def square(p):
+        ...     x = em.draw(dist.Bernoulli(p), via=em.Rebar()).astype(float)
+        ...     return (x - 0.45) ** 2
+        >>> grad = square.grad(jax.random.key(0), 0.3, num_samples=4000)
+        >>> bool(abs(grad - 0.1) < 0.02)
+        True
+    """
+
+    temperature: float = 0.5
+    optimizer: optax.GradientTransformation | None = field(  # type: ignore[misc]
+        default=None, repr=False
+    )
+    through = True
+    relaxed = True
+    tuned = True
+    caveat = "no derivative in probabilities of exactly zero or one"
+
+    def __post_init__(self) -> None:
+        check_temperature("Rebar", self.temperature)
+
+    def init(self, key: Any, law: Law) -> Any:
+        return {"log_temperature": jnp.log(self.temperature), "eta": jnp.ones(())}
+
+    def refuses(self, dist: Any) -> str | None:
+        return refuses(dist, index=False)
+
+    def count(self, dist: Any, joint: int) -> int:
+        return 3
+
+    def points(self, key: Any, law: Law) -> Any:
+        x, z, conditional = noise(key, law)
+        heat = self.temperature if law.state is None else jnp.exp(law.state["log_temperature"])
+        near, given = (squash(law, each, heat) for each in (z, conditional))
+        return jnp.stack([jax.lax.stop_gradient(x.astype(near.dtype)), near, given])
+
+    def combine(self, law: Law, values: Any, f: Any) -> Any:
+        eta = 1.0 if law.state is None else law.state["eta"].astype(f.dtype)
+        log_prob = law.log_prob(jnp.round(values[0]).astype(jnp.result_type(int)))
+        ratio = jnp.exp(log_prob - jax.lax.stop_gradient(log_prob)).astype(f.dtype)
+        return (f[0] - eta * f[2]) * ratio + eta * f[1]
+
+
+def check_temperature(name: str, temperature: Any) -> None:
+    if not isinstance(temperature, float | int) or not temperature > 0:
+        raise error(
+            f"em.{name} ({source_line()})",
+            "at a temperature of zero nothing lies in between",
+            expected="a positive Python number",
+            got=repr(temperature),
+            remedy=f"write {name}(temperature=0.5)",
+        )
