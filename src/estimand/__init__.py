@@ -10,6 +10,7 @@ from estimand.estimators.measure_valued import MeasureValued as MeasureValued
 from estimand.estimators.moving_average import MovingAverage as MovingAverage
 from estimand.estimators.pathwise import Pathwise as Pathwise
 from estimand.estimators.rebar import Rebar as Rebar
+from estimand.estimators.relax import Relax as Relax
 from estimand.estimators.score import Score as Score
 from estimand.estimators.straight_through import StraightThrough as StraightThrough
 from estimand.ppl.expectation import Expectation as Expectation

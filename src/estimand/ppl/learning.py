@@ -19,6 +19,7 @@ import optax
 from jaxtyping import PyTree
 
 from estimand.errors import EstimandError, error
+from estimand.transforms.combine import drawn_together
 from estimand.transforms.interpret import Path
 from estimand.transforms.plan import Plan
 from estimand.transforms.strategy import Law
@@ -57,7 +58,8 @@ def first_state(plan: Plan, key: Any) -> State:
     state = State({}, {}, {})
     for name, path in learners(plan).items():
         info, strategy = plan.sites[path], plan.chosen[path].strategy
-        law = Law(info.site, list(info.leaves), info.shape, label=info.label)
+        joint = drawn_together(info, plan.joint[path])
+        law = Law(info.site, list(info.leaves), info.shape, joint, label=info.label)
         parameters = strategy.init(jax.random.fold_in(key, info.order), law)
         (state.tuned if strategy.tuned else state.learned)[name] = parameters
         state.opt_state[name] = _optimizer(plan, path).init(parameters)

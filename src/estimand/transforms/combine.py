@@ -106,12 +106,17 @@ class Drawn:
         """The strategy's control variate, of the shape of the lanes, if it has one."""
 
         def evaluate(values: Any, *parameters: Any) -> list[Any]:
-            law = self.law(parameters, values, frozenset(), {})
+            law = self.law(parameters, values, drawn_together(self.info, self.joint), {})
             control = self.strategy.control(law, values)
             return [] if control is None else [control]
 
         values = _without(self.values, self.info.order)
         return next(iter(lifted(evaluate, [values, *self.parameters])), None)
+
+
+def drawn_together(info: SiteInfo, joint: frozenset[int]) -> frozenset[int]:
+    """The joint lanes that are drawn given the same past: the steps of a scan are not."""
+    return frozenset(i for i in joint if i >= info.steps)
 
 
 @jax.jit

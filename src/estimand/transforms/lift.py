@@ -240,10 +240,9 @@ class Draw(Handler):
         site: Site = eqn.params["site"]
         strategy = self.plan.chosen[path].strategy
         info = self.plan.sites[path]
-        law = Law(
-            site, leaves, info.shape[info.steps :], label=info.label, state=self.states.get(path)
-        )
-        value = jnp.asarray(strategy.points(self._next_key(), law))
+        key, state = self._next_key(), self.states.get(path)
+        law = Law(site, leaves, info.shape[info.steps :], label=info.label, key=key, state=state)
+        value = jnp.asarray(strategy.points(key, law))
         if not strategy.pathwise:
             before = strategy.before(law)
             if before is not None:

@@ -198,7 +198,10 @@ class Strategy:
         raise NotImplementedError
 
     def control(self, law: Law, values: Shaped[Array, "..."]) -> Float[Array, "..."] | None:
-        """A control variate of mean and derivative zero, added once per site; or None."""
+        """A control variate, added once per site: [*lanes], or None.
+
+        Given what comes before the site, its mean is zero as a function of the parameters.
+        """
         return None
 
 
