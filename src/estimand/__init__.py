@@ -13,6 +13,7 @@ from estimand.estimators.rebar import Rebar as Rebar
 from estimand.estimators.relax import Relax as Relax
 from estimand.estimators.score import Score as Score
 from estimand.estimators.straight_through import StraightThrough as StraightThrough
+from estimand.estimators.vimco import Vimco as Vimco
 from estimand.ppl.expectation import Expectation as Expectation
 from estimand.ppl.expectation import expectation as expectation
 from estimand.ppl.fit import Fit as Fit

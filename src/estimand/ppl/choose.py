@@ -141,7 +141,8 @@ def refusal(strategy: Strategy, dist: Any, info: SiteInfo) -> str | None:
         return "its support depends on a parameter that is no concrete integer"
     if reason is None and not strategy.pathwise and _masked(info.site.structure):
         return "its density is not that of its draws (it is masked, censored or a factor)"
-    if reason is None and info.context and (strategy.relaxed or strategy.count(dist, 1) > 1):
+    many = strategy.relaxed or strategy.meets or strategy.count(dist, 1) > 1
+    if reason is None and info.context and many:
         what = "looks between the values" if strategy.relaxed else "has several points"
         kind = info.context[-1]
         if kind == "scan":

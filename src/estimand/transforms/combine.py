@@ -114,6 +114,26 @@ class Drawn:
         return next(iter(lifted(evaluate, [values, *self.parameters])), None)
 
 
+def with_replacements(x: Lifted, own: int, axis: int) -> Lifted:
+    """x and, along a new axis named `own`, x with each entry of `axis` replaced in turn.
+
+    It is replaced by the mean of the others that are finite: by a number, if x is one.
+    """
+
+    def replaced(x: Any) -> list[Any]:
+        lanes = np.eye(x.shape[axis], dtype=bool)
+        lanes = lanes.reshape(len(lanes), *(1,) * axis, -1, *(1,) * (x.ndim - axis - 1))
+        others = jnp.isfinite(x) & ~lanes
+        count = jnp.maximum(jnp.sum(others, axis=1 + axis, keepdims=True), 1)
+        mean = jnp.sum(jnp.where(others, x, 0), axis=1 + axis, keepdims=True) / count
+        mean = jax.lax.stop_gradient(mean.astype(x.dtype))
+        return [jnp.concatenate([x[None], jnp.where(lanes, mean, x)])]
+
+    (out,) = lifted(replaced, [x])
+    axes = tuple(sorted((*x.axes, own)))
+    return Lifted(jnp.moveaxis(out.array, len(x.axes), axes.index(own)), axes)
+
+
 def drawn_together(info: SiteInfo, joint: frozenset[int]) -> frozenset[int]:
     """The joint lanes that are drawn given the same past: the steps of a scan are not."""
     return frozenset(i for i in joint if i >= info.steps)
@@ -133,7 +153,8 @@ def _over_lanes(x: Any, shape: Sequence[int], joint: frozenset[int], lead: int) 
 def combine(term: Lifted, dep: Dep, drawn: Drawn) -> Lifted:
     """The surrogate of a term's expectation over one site, the last that reaches it."""
     own, lanes = drawn.info.order, range(len(drawn.info.shape))
-    if drawn.many:
+    many = drawn.many or own in term.axes
+    if many:
         joint, running = drawn.joint, {}
         if own not in term.axes:
             m = drawn.values.array.shape[drawn.values.axes.index(own)]
@@ -148,7 +169,7 @@ def combine(term: Lifted, dep: Dep, drawn: Drawn) -> Lifted:
         if not dep.live:
             parameters = jax.lax.stop_gradient(parameters)
         law = drawn.law(parameters, values, joint, running)
-        return [_each(lambda f: drawn.strategy.combine(law, values, f), f, followed, drawn.many)]
+        return [_each(lambda f: drawn.strategy.combine(law, values, f), f, followed, many)]
 
     operands = [_without(term, own), _without(drawn.values, own)]
     (out,) = lifted(one, [*operands, *drawn.parameters])

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from estimand.errors import EstimandError
-from estimand.transforms.combine import Drawn, Lifted, combine, lifted, plain
+from estimand.transforms.combine import Drawn, Lifted, combine, lifted, plain, with_replacements
 from estimand.transforms.density import log_density
 from estimand.transforms.guards import refuse_second_derivative
 from estimand.transforms.interpret import Handler, Path, has_sites
@@ -82,7 +82,7 @@ class Forward:
         for i, eqn in enumerate(close(self.plan.jaxpr).jaxpr.eqns):
             if i not in self.plan.forward:
                 continue
-            operands = [env.read(v) for v in eqn.invars]
+            operands = self._met(eqn, [env.read(v) for v in eqn.invars])
             if eqn.primitive is sample_p:
                 outs = [self._site(self.plan.sites[i,], operands)]
             else:
@@ -118,6 +118,14 @@ class Forward:
                 info, strategy, joint, values, leaves, before=known, key=key, state=state
             )
         return self.drawn[info.path].alive(()) if strategy.fixed_points else values
+
+    def _met(self, eqn: Equation, operands: list[Lifted]) -> list[Lifted]:
+        """The operands; where lanes meet whose strategy asks for it, each replaced in turn."""
+        for info in self.plan.sites.values():
+            for k, axis in enumerate(self.plan.meeting(eqn, info.path)):
+                if axis is not None:
+                    operands[k] = with_replacements(operands[k], info.order, axis)
+        return operands
 
     def _ndim(self, info: SiteInfo) -> int:
         aval = close(self.plan.jaxpr).jaxpr.eqns[info.path[0]].outvars[0].aval
@@ -193,6 +201,7 @@ class Forward:
                 changed[v] if not isinstance(v, Literal) and v in changed else env.read(v)
                 for v in eqn.invars
             ]
+            operands = self._met(eqn, operands)
             if all(set(x.axes) <= set(axes) for x in operands):
                 if eqn.primitive is sample_p:
                     changed[eqn.outvars[0]] = self._site(self.plan.sites[i,], operands)

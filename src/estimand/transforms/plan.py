@@ -13,7 +13,7 @@ from estimand.errors import EstimandError, error
 from estimand.transforms.dependence import Analysis, Dependence
 from estimand.transforms.frontier import Frontier, frontier
 from estimand.transforms.interpret import Path, has_sites, source_of
-from estimand.transforms.jaxprs import Jaxpr, Literal, Var, close, subjaxprs
+from estimand.transforms.jaxprs import Equation, Jaxpr, Literal, Var, close, subjaxprs
 from estimand.transforms.places import NOTHING, Dep, SiteInfo, Step, carry_over, join
 from estimand.transforms.primitives import sample_p
 from estimand.transforms.strategy import Strategy
@@ -53,6 +53,26 @@ class Plan:
 
     def weighted(self, path: Path) -> bool:
         return not self.chosen[path].strategy.pathwise
+
+    def meeting(self, eqn: Equation, path: Path) -> list[int | None]:
+        """Of each operand, the axis whose entries are brought together, if its strategy asks.
+
+        They are the lanes of the first axis that is joint, at the first equation where what
+        comes out does not keep them apart.
+        """
+        if not self.chosen[path].strategy.meets or not self.joint[path]:
+            return []
+        lane = min(self.joint[path])
+
+        def apart(atom: Any) -> int | None:
+            dep = None if isinstance(atom, Literal) else self.analysis.state(atom).deps.get(path)
+            place = dep.places[lane] if dep is not None else None
+            return place[0] if place is not None and place[1] == "=" else None
+
+        reached = [v for v in eqn.outvars if path in self.analysis.state(v).deps]
+        if all(apart(v) is not None for v in reached):
+            return []
+        return [apart(v) for v in eqn.invars]
 
     def parents(self, path: Path) -> dict[Path, Dep]:
         """The sites that reach a site's parameters, or whether it is reached, along its lanes."""
@@ -124,6 +144,8 @@ def _analyse(jaxpr: Jaxpr, choose: Choose, fallback: Any, demoted: dict[Path, st
             for i in plan.joint[path]:
                 lanes *= info.shape[i]
             plan.points[path] = chosen[path].strategy.count(dist, lanes)
+            if chosen[path].strategy.meets and plan.joint[path]:
+                plan.points[path] = 1 + info.shape[min(plan.joint[path])]
     return plan
 
 

@@ -140,6 +140,8 @@ class Strategy:
             is never called.
         through: the values are differentiable in the parameters, and `combine` uses that.
         relaxed: the values lie between the integers of the support, and are floating.
+        meets: where lanes meet, what follows is also evaluated with each lane's part replaced by
+            the mean of the others': f then has a leading axis, the draw and each replacement.
         fixed_points: `points` depends on the support alone, not on key or parameters;
             `weights` must then say each point's probability, and the points of
             probability zero are replaced before the program sees them.
@@ -154,6 +156,7 @@ class Strategy:
     pathwise: ClassVar[bool] = False
     through: ClassVar[bool] = False
     relaxed: ClassVar[bool] = False
+    meets: ClassVar[bool] = False
     fixed_points: ClassVar[bool] = False
     tuned: ClassVar[bool] = False
     caveat: ClassVar[str] = ""

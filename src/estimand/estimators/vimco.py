@@ -1,0 +1,66 @@
+"""Lanes that meet, each with a baseline made of the others (VIMCO).
+
+An importance-weighted bound is a non-linear function h(v_1, ..., v_n) of n lanes, here of their log
+weights: log mean exp v. Let b_i be h with v_i replaced by the mean of the other v_j, which is
+the geometric mean of their weights. With rho_i = exp(L_i - sg L_i) of lane i, and rho that of all,
+
+    S = h rho + sum_i sg(b_i) (1 - rho_i),   dS = sum_i (h - b_i) dL_i + dh
+
+(Mnih and Rezende 2016, equations 9 to 11). Given the other lanes b_i is a number, for the lanes are
+drawn independently: so the second part has mean zero at every order, for every h, and whatever
+number is put in the place of v_i. The compiler finds where the lanes meet (`Strategy.meets`) and
+evaluates what follows, and nothing before it, with each lane's part replaced.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from estimand.transforms.strategy import Law, Strategy
+
+
+@dataclass(frozen=True)
+class Vimco(Strategy):
+    """Score, each lane against the others where lanes meet; any distribution, any order.
+
+    For lanes of a `vmap` that a program brings together, such as the particles of an importance-
+    weighted bound: the outermost of the axes whose lanes meet is that of the particles. Costs n
+    more evaluations of what follows their meeting, and none of what comes before it.
+
+    Example:
+        >>> import estimand as em, jax, jax.numpy as jnp, numpyro.distributions as dist
+        >>> @em.expectation
+        ... def bound(logits):
+        ...     def log_weight(_):
+        ...         x = em.draw(dist.Bernoulli(logits=logits), via=em.Vimco())
+        ...         log_joint = jnp.where(x == 1, jnp.log(0.2), jnp.log(0.05))
+        ...         return log_joint - dist.Bernoulli(logits=logits).log_prob(x)
+        ...     log_weights = jax.vmap(log_weight)(jnp.arange(5))
+        ...     return jax.nn.logsumexp(log_weights) - jnp.log(5.0)
+        >>> value, grad = bound.value_and_grad(jax.random.key(0), 0.0, num_samples=1000)
+        >>> bool(value < jnp.log(0.25)), bool(grad > 0)
+        (True, True)
+    """
+
+    meets = True
+
+    def points(self, key: Any, law: Law) -> Any:
+        return jax.lax.stop_gradient(law.sample(key))
+
+    def combine(self, law: Law, values: Any, f: Any) -> Any:
+        log_density = law.log_density(values).astype(f.dtype)
+        ratio = _ratio(law.gather(log_density))
+        if f.ndim == len(law.batch_shape):
+            return f * ratio  # a term in which the lanes are apart
+        particles = min(law.joint)
+        inside = tuple(i for i in law.joint if i != particles)
+        each = _ratio(jnp.sum(log_density, axis=inside))
+        at = particles - sum(i < particles for i in inside)
+        baselines = jax.lax.stop_gradient(jnp.moveaxis(f[1:], 0, at))
+        return f[0] * ratio + jnp.sum(baselines * (1 - each), axis=at)
+
+
+def _ratio(log_prob: Any) -> Any:
+    return jnp.exp(log_prob - jax.lax.stop_gradient(log_prob))
