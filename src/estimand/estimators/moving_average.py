@@ -30,7 +30,7 @@ class MovingAverage(Baseline):
         >>> @em.expectation
         ... def cost(p):
         ...     via = em.Score(baseline=em.MovingAverage(0.5))
-        ...     return 10.0 + em.draw(dist.Bernoulli(p), via=via) * p
+        ...     return 10.0 + em.draw(dist.Bernoulli(p), via=via).astype(float) * p
         >>> state = cost.init(jax.random.key(0), 0.5)
         >>> for t in range(20):
         ...     (value, grad), state = cost.value_and_grad(jax.random.key(t), 0.5, state=state)

@@ -98,10 +98,12 @@ class Chooser:
         short = eqn.params.get("length", 1) <= UNROLLED
         return short and any(map(self._many, subjaxprs(eqn)))
 
-    def relaxes(self, site: Site) -> bool:
-        """Whether a site was given a strategy that looks between its values."""
+    def relaxes(self, site: Site, leaves: Any) -> bool:
+        """Whether a site was given a strategy that looks between its values, and can have it."""
         strategy, _ = self.explicit(site, site.label or site.name or "")
-        return isinstance(strategy, Strategy) and strategy.relaxed
+        if not isinstance(strategy, Strategy) or not strategy.relaxed:
+            return False
+        return strategy.refuses(site.structure.placeholder(site.bare(leaves))) is None
 
     def _many(self, jaxpr: Any) -> bool:
         for eqn in close(jaxpr).jaxpr.eqns:
@@ -110,7 +112,7 @@ class Chooser:
                 strategy, _ = self.explicit(site, site.label or site.name or "")
                 dist = site.structure.placeholder(site.bare([v.aval for v in eqn.invars]))
                 if isinstance(strategy, Strategy) and not strategy.refuses(dist):
-                    if strategy.count(dist, 1) > 1 or strategy.relaxed:
+                    if _many(strategy, dist):
                         return True
             if any(map(self._many, subjaxprs(eqn))):
                 return True
@@ -141,8 +143,7 @@ def refusal(strategy: Strategy, dist: Any, info: SiteInfo) -> str | None:
         return "its support depends on a parameter that is no concrete integer"
     if reason is None and not strategy.pathwise and _masked(info.site.structure):
         return "its density is not that of its draws (it is masked, censored or a factor)"
-    many = strategy.relaxed or strategy.meets or strategy.count(dist, 1) > 1
-    if reason is None and info.context and many:
+    if reason is None and info.context and _many(strategy, dist):
         what = "looks between the values" if strategy.relaxed else "has several points"
         kind = info.context[-1]
         if kind == "scan":
@@ -151,6 +152,11 @@ def refusal(strategy: Strategy, dist: Any, info: SiteInfo) -> str | None:
     if reason is None and strategy.optimizer is not None and "while" in info.context:
         return "it has a state, and the number of steps of a while is not known"
     return reason
+
+
+def _many(strategy: Strategy, dist: Any) -> bool:
+    """Whether a strategy needs the program at more than a draw, which no compiled loop gives."""
+    return strategy.relaxed or strategy.meets or strategy.count(dist, 1) > 1
 
 
 def _masked(structure: Any) -> bool:

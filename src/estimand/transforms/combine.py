@@ -125,8 +125,8 @@ def with_replacements(x: Lifted, own: int, axis: int) -> Lifted:
         lanes = lanes.reshape(len(lanes), *(1,) * axis, -1, *(1,) * (x.ndim - axis - 1))
         others = jnp.isfinite(x) & ~lanes
         count = jnp.maximum(jnp.sum(others, axis=1 + axis, keepdims=True), 1)
-        mean = jnp.sum(jnp.where(others, x, 0), axis=1 + axis, keepdims=True) / count
-        mean = jax.lax.stop_gradient(mean.astype(x.dtype))
+        total = jnp.sum(jnp.where(others, x, 0), axis=1 + axis, keepdims=True)
+        mean = jax.lax.stop_gradient(total.astype(float) / count.astype(float)).astype(x.dtype)
         return [jnp.concatenate([x[None], jnp.where(lanes, mean, x)])]
 
     (out,) = lifted(replaced, [x])

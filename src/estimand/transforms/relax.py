@@ -51,10 +51,10 @@ class Soft(NamedTuple):
     hard: Any
 
 
-def relax(jaxpr: Jaxpr, wanted: Callable[[Site], bool]) -> Jaxpr:
+def relax(jaxpr: Jaxpr, wanted: Callable[[Site, Sequence[Any]], bool]) -> Jaxpr:
     """The same flat program, in which the values of the wanted sites are floating."""
-    sites = [eqn.params["site"] for eqn in close(jaxpr).jaxpr.eqns if eqn.primitive is sample_p]
-    if not any(map(wanted, sites)):
+    sites = [eqn for eqn in close(jaxpr).jaxpr.eqns if eqn.primitive is sample_p]
+    if not any(wanted(eqn.params["site"], [v.aval for v in eqn.invars]) for eqn in sites):
         return jaxpr
 
     def run(*args: Any) -> list[Any]:
@@ -65,7 +65,7 @@ def relax(jaxpr: Jaxpr, wanted: Callable[[Site], bool]) -> Jaxpr:
 
 
 class _Relaxation:
-    def __init__(self, wanted: Callable[[Site], bool]):
+    def __init__(self, wanted: Callable[[Site, Sequence[Any]], bool]):
         self.wanted = wanted
         self.site: Site | None = None  # for messages: the last that was made floating
         self.dense = False  # inside of a density
@@ -79,7 +79,7 @@ class _Relaxation:
         return [read(env, v) for v in inner.outvars]
 
     def _one(self, eqn: Equation, operands: list[Any]) -> list[Any]:
-        if eqn.primitive is sample_p and self.wanted(eqn.params["site"]):
+        if eqn.primitive is sample_p and self.wanted(eqn.params["site"], operands):
             return [self._value(eqn.params["site"], operands)]
         if not any(isinstance(x, Soft) for x in operands):
             return evaluate(eqn, *operands)
