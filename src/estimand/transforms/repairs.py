@@ -7,7 +7,7 @@ logistic function, at every order; jax.nn.softplus does as well, at three times 
 
 Its categorical and multinomial draw from p_k / sum_j p_j but score with log p_k, which differ, in
 value or in derivative, wherever the sum is not held at one. Here the probabilities are
-normalised.
+normalised, and 0 log 0 of a multinomial has the derivative zero.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dists
-from jax.scipy.special import gammaln
+from jax.scipy.special import gammaln, xlogy
 
 
 @jax.custom_jvp
@@ -51,7 +51,13 @@ class _CategoricalProbs(_Normalised, dists.CategoricalProbs):
 
 
 class _MultinomialProbs(_Normalised, dists.MultinomialProbs):
-    pass
+    def log_prob(self, value: Any) -> Any:
+        """log n! + sum_k [x_k log p_k - log x_k!], with no derivative of 0 log 0."""
+        x = jnp.asarray(value, self.probs.dtype)
+        possible = self.probs > 0
+        impossible = jnp.where(jnp.asarray(value) > 0, -jnp.inf, 0.0).astype(x.dtype)
+        logs = jnp.where(possible, xlogy(x, jnp.where(possible, self.probs, 1.0)), impossible)
+        return gammaln(self.total_count + 1.0) + jnp.sum(logs - gammaln(x + 1.0), axis=-1)
 
 
 class _BinomialLogits(dists.BinomialLogits):
