@@ -10,6 +10,7 @@ from estimand.estimators.moving_average import MovingAverage as MovingAverage
 from estimand.estimators.pathwise import Pathwise as Pathwise
 from estimand.estimators.score import Score as Score
 from estimand.estimators.stratified import Stratified as Stratified
+from estimand.estimators.without_replacement import WithoutReplacement as WithoutReplacement
 from estimand.ppl.expectation import Expectation as Expectation
 from estimand.ppl.expectation import expectation as expectation
 from estimand.ppl.fit import Fit as Fit
