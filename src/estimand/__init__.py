@@ -1,6 +1,7 @@
 """estimand: write the estimand; get the estimator."""
 
 from estimand.errors import EstimandError as EstimandError
+from estimand.estimators.black_box import BlackBox as BlackBox
 from estimand.estimators.disarm import DisArm as DisArm
 from estimand.estimators.enumerate import Enumerate as Enumerate
 from estimand.estimators.learned_baseline import LearnedBaseline as LearnedBaseline

@@ -106,7 +106,7 @@ class Drawn:
         """The strategy's control variate, of the shape of the lanes, if it has one."""
 
         def evaluate(values: Any, *parameters: Any) -> list[Any]:
-            law = self.law(parameters, values, frozenset(), {})
+            law = self.law(parameters, values, self.joint if self.many else frozenset(), {})
             control = self.strategy.control(law, values)
             return [] if control is None else [control]
 

@@ -39,7 +39,8 @@ class Law:
     (">"), so their log probabilities accumulate.
 
     `combine` and `control` see the key that `points` was given, so that they can draw the same
-    noise again, and what `before` returned. `state` are the strategy's own parameters.
+    noise again, and what `before` returned. `state` are the strategy's own parameters. In
+    `control` no lane is joint, but those of a site with several points that are so in `combine`.
     """
 
     site: Site
@@ -139,6 +140,8 @@ class Strategy:
         pathwise: the value is a differentiable function of the parameters, and `combine`
             is never called.
         through: the values are differentiable in the parameters, and `combine` uses that.
+        smooths: the values are of a law around the site's, with a density everywhere: how the
+            support moves does not matter, and the site's own density may not be read at them.
         fixed_points: `points` depends on the support alone, not on key or parameters;
             `weights` must then say each point's probability, and the points of
             probability zero are replaced before the program sees them.
@@ -152,6 +155,7 @@ class Strategy:
     order: ClassVar[int | None] = None
     pathwise: ClassVar[bool] = False
     through: ClassVar[bool] = False
+    smooths: ClassVar[bool] = False
     fixed_points: ClassVar[bool] = False
     tuned: ClassVar[bool] = False
     caveat: ClassVar[str] = ""
