@@ -1,6 +1,7 @@
 """estimand: write the estimand; get the estimator."""
 
 from estimand.errors import EstimandError as EstimandError
+from estimand.estimators.black_box import BlackBox as BlackBox
 from estimand.estimators.disarm import DisArm as DisArm
 from estimand.estimators.enumerate import Enumerate as Enumerate
 from estimand.estimators.gumbel_softmax import GumbelSoftmax as GumbelSoftmax
@@ -13,7 +14,9 @@ from estimand.estimators.rebar import Rebar as Rebar
 from estimand.estimators.relax import Relax as Relax
 from estimand.estimators.score import Score as Score
 from estimand.estimators.straight_through import StraightThrough as StraightThrough
+from estimand.estimators.stratified import Stratified as Stratified
 from estimand.estimators.vimco import Vimco as Vimco
+from estimand.estimators.without_replacement import WithoutReplacement as WithoutReplacement
 from estimand.ppl.expectation import Expectation as Expectation
 from estimand.ppl.expectation import expectation as expectation
 from estimand.ppl.fit import Fit as Fit

@@ -77,12 +77,8 @@ class Enumerate(Strategy):
     def points(self, key: Any, law: Law) -> Any:
         """All assignments [K^n, *lanes, *event] of the joint lanes, equal in the others."""
         support = law.static(support_of)
-        sizes = [n if i in law.joint else 1 for i, n in enumerate(law.shape)]
-        lanes = math.prod(n for i, n in enumerate(law.shape) if i in law.joint)
-        rows = np.array(list(itertools.product(range(len(support)), repeat=lanes)), dtype=int)
-        values = support[rows.reshape(len(rows), *sizes)]
-        event = support.shape[1:]
-        return jnp.broadcast_to(values, (len(rows), *law.shape, *event))
+        values = support[assignments(law, len(support))]
+        return jnp.broadcast_to(values, (len(values), *law.shape, *support.shape[1:]))
 
     def weights(self, law: Law, values: Any) -> Any:
         return _weights(law.site, tuple(sorted(law.joint)), values, law.leaves)
@@ -90,6 +86,16 @@ class Enumerate(Strategy):
     def combine(self, law: Law, values: Any, f: Any) -> Any:
         p = self.weights(law, values)
         return jnp.sum(p.astype(f.dtype) * f, axis=0)
+
+
+def assignments(law: Law, size: int) -> np.ndarray:
+    """Every choice of one of `size` for each joint lane: [size^n, *lanes], of size one elsewhere.
+
+    In the order of an odometer, whose last lane moves fastest.
+    """
+    lanes = [n if i in law.joint else 1 for i, n in enumerate(law.shape)]
+    rows = list(itertools.product(range(size), repeat=math.prod(lanes)))
+    return np.array(rows, dtype=int).reshape(len(rows), *lanes)
 
 
 def support_of(dist: Any) -> np.ndarray:

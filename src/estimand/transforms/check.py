@@ -45,6 +45,7 @@ from estimand.transforms.mistakes import (
     moving_carry,
     moving_support,
     nonlinear,
+    scored_smoothed,
 )
 from estimand.transforms.plan import Plan
 from estimand.transforms.primitives import Mark, Site, mark_p, sample_p
@@ -164,7 +165,7 @@ class _Walk:
         avals = site.bare([v.aval for v in eqn.invars])
         bounding = [i for i in bounding_leaves(site.structure, avals) if flows[i].moved]
         differentiable = strategy.pathwise or strategy.through
-        if bounding and not differentiable:
+        if bounding and not (differentiable or strategy.smooths):
             raise moving_support(info.where, site, bounding, strategy)
         supports = supports_of(site.structure, avals, ranges(flows))
         moved = differentiable and any(flow.moved for flow in flows)
@@ -175,6 +176,10 @@ class _Walk:
 
     def _mark(self, eqn: Equation, flow: Flow) -> Flow:
         mark: Mark = eqn.params["mark"]
+        if mark.kind == "scored":
+            own = self.plan.analysis.state(eqn.invars[0]).own
+            if own is not None and self.plan.chosen[own].strategy.smooths:
+                raise scored_smoothed(self.plan.sites[own], self.plan.chosen[own].strategy)
         if mark.kind == "expectation":
             return replace(flow, inner=flow.inner | {f"{mark.name} ({mark.source})"})
         if mark.kind == "observed":

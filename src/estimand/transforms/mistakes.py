@@ -6,6 +6,7 @@ from typing import Any
 from estimand.errors import EstimandError, error
 from estimand.transforms.interpret import source_of
 from estimand.transforms.jaxprs import Equation
+from estimand.transforms.places import SiteInfo
 from estimand.transforms.primitives import Mark, Site
 
 
@@ -58,6 +59,17 @@ def moving_support(where: str, site: Site, leaves: Sequence[int], strategy: Any)
         got=f"one that a differentiated argument moves{' by ' + named[0] if named else ''}",
         remedy="use Pathwise() where the distribution has it, or sample on a fixed support and "
         "transform the value",
+    )
+
+
+def scored_smoothed(info: SiteInfo, strategy: Any) -> EstimandError:
+    return error(
+        info.where,
+        f"{strategy!r} draws around its value, and the objective reads its own log density there",
+        expected=f"an objective without the log density of this {info.site.distribution}",
+        got="its density at points that it does not take, where it is zero",
+        remedy="leave its entry of trace.log_densities out of the objective, or sample it from "
+        "a Normal",
     )
 
 

@@ -39,7 +39,8 @@ class Law:
     (">"), so their log probabilities accumulate.
 
     `combine` and `control` see the key that `points` was given, so that they can draw the same
-    noise again, and what `before` returned. `state` are the strategy's own parameters.
+    noise again, and what `before` returned. `state` are the strategy's own parameters. In
+    `control` only those joint lanes are joint that are drawn given the same past: not the steps.
     """
 
     site: Site
@@ -142,6 +143,8 @@ class Strategy:
         relaxed: the values lie between the integers of the support, and are floating.
         meets: where lanes meet, what follows is also evaluated with each lane's part replaced by
             the mean of the others': f then has a leading axis, the draw and each replacement.
+        smooths: the values are of a law around the site's, with a density everywhere: how the
+            support moves does not matter, and the site's own density may not be read at them.
         fixed_points: `points` depends on the support alone, not on key or parameters;
             `weights` must then say each point's probability, and the points of
             probability zero are replaced before the program sees them.
@@ -157,6 +160,7 @@ class Strategy:
     through: ClassVar[bool] = False
     relaxed: ClassVar[bool] = False
     meets: ClassVar[bool] = False
+    smooths: ClassVar[bool] = False
     fixed_points: ClassVar[bool] = False
     tuned: ClassVar[bool] = False
     caveat: ClassVar[str] = ""
