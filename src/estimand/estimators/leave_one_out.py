@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from estimand.errors import error, is_count, source_line
+from estimand.estimators.score import ratio
 from estimand.transforms.strategy import Law, Strategy
 
 
@@ -61,7 +62,6 @@ class LeaveOneOut(Strategy):
         return jax.lax.stop_gradient(jax.vmap(law.sample)(jax.random.split(key, self.n)))
 
     def combine(self, law: Law, values: Any, f: Any) -> Any:
-        log_prob = jax.vmap(law.log_prob)(values)
-        ratio = jnp.exp(log_prob - jax.lax.stop_gradient(log_prob)).astype(f.dtype)
+        rho = ratio(jax.vmap(law.log_prob)(values)).astype(f.dtype)
         others = jax.lax.stop_gradient((jnp.sum(f, axis=0) - f) / (self.n - 1))
-        return jnp.mean(f * ratio + others * (1 - ratio), axis=0)
+        return jnp.mean(f * rho + others * (1 - rho), axis=0)

@@ -24,6 +24,7 @@ import optax
 
 from estimand.errors import error, source_line
 from estimand.estimators.relaxation import noise, refuses, squash
+from estimand.estimators.score import ratio
 from estimand.transforms.strategy import Law, Strategy
 
 
@@ -79,9 +80,9 @@ class Rebar(Strategy):
 
     def combine(self, law: Law, values: Any, f: Any) -> Any:
         eta = 1.0 if law.state is None else law.state["eta"].astype(f.dtype)
-        log_prob = law.log_prob(jnp.round(values[0]).astype(jnp.result_type(int)))
-        ratio = jnp.exp(log_prob - jax.lax.stop_gradient(log_prob)).astype(f.dtype)
-        return (f[0] - eta * f[2]) * ratio + eta * f[1]
+        x = jnp.round(values[0]).astype(jnp.result_type(int))
+        rho = ratio(law.log_prob(x)).astype(f.dtype)
+        return (f[0] - eta * f[2]) * rho + eta * f[1]
 
 
 def check_temperature(name: str, temperature: Any) -> None:

@@ -29,6 +29,7 @@ import optax
 
 from estimand.estimators.rebar import check_temperature
 from estimand.estimators.relaxation import BERNOULLI, noise, refuses, squash
+from estimand.estimators.score import ratio
 from estimand.transforms.strategy import Law, Strategy
 
 
@@ -97,14 +98,14 @@ class Relax(Strategy):
         return jnp.stack([jnp.reshape(row, (*law.shape, -1)) for row in rows], axis=-2)
 
     def combine(self, law: Law, values: Any, f: Any) -> Any:
-        return f * _ratio(law, values).astype(f.dtype)
+        return f * ratio(law.log_prob(values)).astype(f.dtype)
 
     def control(self, law: Law, values: Any) -> Any:
         joint = sorted(law.joint)
         rows = jnp.moveaxis(law.before, joint, range(-1 - len(joint), -1))
         free, given, probs = jnp.moveaxis(rows, len(law.batch_shape), 0)
         free, given = (self._network(law, z, probs) for z in (free, given))
-        control = law.spread(free - given * _ratio(law, values).astype(free.dtype))
+        control = law.spread(free - given * ratio(law.log_prob(values)).astype(free.dtype))
         lanes = math.prod(law.shape[i] for i in joint)
         return jnp.broadcast_to(control / max(lanes, 1), law.shape)
 
@@ -114,8 +115,3 @@ class Relax(Strategy):
         x = jnp.stack([z, probs], axis=-1).astype(w.dtype)
         x = jnp.reshape(x, (*law.batch_shape, w.shape[0]))
         return jnp.tanh(x @ w + b) @ law.state["out"]
-
-
-def _ratio(law: Law, values: Any) -> Any:
-    log_prob = law.log_prob(values)
-    return jnp.exp(log_prob - jax.lax.stop_gradient(log_prob))

@@ -76,12 +76,12 @@ class Score(Strategy):
         return jax.lax.stop_gradient(law.sample(key))
 
     def combine(self, law: Law, values: Any, f: Any) -> Any:
-        return f * _ratio(law.gather(self._log_density(law, values))).astype(f.dtype)
+        return f * ratio(law.gather(self._log_density(law, values))).astype(f.dtype)
 
     def control(self, law: Law, values: Any) -> Any:
         if self.baseline == 0.0:
             return None
-        return self._baseline(law) * (1.0 - _ratio(self._log_density(law, values)))
+        return self._baseline(law) * (1.0 - ratio(self._log_density(law, values)))
 
     def _log_density(self, law: Law, values: Any) -> Any:
         """L of every lane, plus the zero by which a baseline is trained."""
@@ -97,6 +97,6 @@ class Score(Strategy):
         return self.baseline
 
 
-def _ratio(log_prob: Any) -> Any:
+def ratio(log_prob: Any) -> Any:
     """exp(L - sg L): one, with the derivatives of the density ratio."""
     return jnp.exp(log_prob - jax.lax.stop_gradient(log_prob))

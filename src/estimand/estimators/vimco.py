@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from estimand.estimators.score import ratio
 from estimand.transforms.strategy import Law, Strategy
 
 
@@ -53,16 +54,12 @@ class Vimco(Strategy):
 
     def combine(self, law: Law, values: Any, f: Any) -> Any:
         log_density = law.log_density(values).astype(f.dtype)
-        ratio = _ratio(law.gather(log_density))
+        together = ratio(law.gather(log_density))
         if f.ndim == len(law.batch_shape):
-            return f * ratio  # a term in which the lanes are apart
+            return f * together  # a term in which the lanes are apart
         particles = min(law.joint)
         inside = tuple(i for i in law.joint if i != particles)
-        each = _ratio(jnp.sum(log_density, axis=inside))
+        each = ratio(jnp.sum(log_density, axis=inside))
         at = particles - sum(i < particles for i in inside)
         baselines = jax.lax.stop_gradient(jnp.moveaxis(f[1:], 0, at))
-        return f[0] * ratio + jnp.sum(baselines * (1 - each), axis=at)
-
-
-def _ratio(log_prob: Any) -> Any:
-    return jnp.exp(log_prob - jax.lax.stop_gradient(log_prob))
+        return f[0] * together + jnp.sum(baselines * (1 - each), axis=at)

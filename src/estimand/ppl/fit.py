@@ -19,7 +19,7 @@ class Fit(NamedTuple):
     Attributes:
         params: the parameters after the last step.
         opt_state: of the optimizer.
-        state: of the objective's strategies and policies; `()` where they have none.
+        state: of the objective's strategies, empty where none of them learns.
         step: how many steps were taken, earlier runs included.
         key: the key that the run was started with.
         history: the estimate of the objective at every step, before its update.
