@@ -28,6 +28,13 @@ VIA = {
     "enumerate": em.Enumerate(),
     "measure": em.MeasureValued(),
 }
+OTHERS = {  # for flips and for picks, where they differ
+    "default": (em.Rebar(), em.LeaveOneOut(3)),
+    "score": em.Relax(),
+    "baseline": em.Score(em.MovingAverage()),
+    "enumerate": (em.DisArm(), em.WithoutReplacement(2)),
+    "measure": em.Vimco(),
+}
 ONE_POINT = ("score", "baseline")
 OPERATIONS = {  # by kind and name: in JAX and in numpy
     "unary": {
@@ -62,6 +69,11 @@ def flip(p, via):
     return em.draw(dist.Bernoulli(probs=p), via=via).astype(float)
 
 
+def chosen(vias, name, picks=False):
+    found = vias[name]
+    return found[picks] if isinstance(found, tuple) else found
+
+
 def flips(world, p):
     """One flip for each element of p."""
     return np.array([world.flip(each) for each in np.ravel(p)]).reshape(np.shape(p))
@@ -94,7 +106,7 @@ class Flip:
 
     def program(self, env, vias):
         def site(logit):
-            return flip(jax.nn.sigmoid(logit), vias[self.via])
+            return flip(jax.nn.sigmoid(logit), chosen(vias, self.via))
 
         (logit,) = (env[i] for i in self.of)
         return [jax.vmap(site)(logit) if self.vmapped and logit.shape else site(logit)]
@@ -114,7 +126,7 @@ class Pick:
     def program(self, env, vias):
         def site(value):
             logits = value[..., None] * jnp.array(SLOPES, value.dtype)
-            return em.draw(dist.Categorical(logits=logits), via=vias[self.via])
+            return em.draw(dist.Categorical(logits=logits), via=chosen(vias, self.via, True))
 
         (value,) = (env[i] for i in self.of)
         memory = jnp.array(MEMORY, value.dtype) + env[0]
@@ -142,7 +154,7 @@ class Scan:
     def program(self, env, vias):
         def body(carry, weight):
             state, loss = carry
-            x = flip(jax.nn.sigmoid(state + weight), vias[self.via])
+            x = flip(jax.nn.sigmoid(state + weight), chosen(vias, self.via))
             state = 0.5 * state + x
             cost = jnp.sin(state) * x
             return (state, loss + cost if self.in_carry else loss), cost
@@ -178,7 +190,7 @@ class Cond:
     def program(self, env, vias):
         def branch(on, value):
             def taken(v):
-                x = flip(jax.nn.sigmoid(v), vias[self.via])
+                x = flip(jax.nn.sigmoid(v), chosen(vias, self.via))
                 return x * v + x
 
             return lax.cond(on > THRESHOLD, taken, jnp.sin, value)

@@ -8,13 +8,12 @@ import os
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import estimand as em
 from tests.cells import BIASED, CELLS, CONTEXTS, STRATEGIES, THETA, exact, objective
-from tests.statistics import assert_unbiased, keys, needed, scale
+from tests.statistics import assert_unbiased, elsewhere, keys, needed, scale
 
 MIN_BIAS = 0.1
 UNOPTIMIZED = {"xla_backend_optimization_level": 0}
@@ -45,11 +44,6 @@ def hold(strategy, cell, context, order=1):
     answer = (*jax.value_and_grad(truth)(THETA), jax.hessian(truth)(THETA))[: order + 1]
     sampler = jax.jit(jax.vmap(derivatives), compiler_options=UNOPTIMIZED)
     assert_sampled(sampler, answer)
-
-
-def elsewhere(x):
-    """Away from where training starts: an estimator is unbiased at every state."""
-    return x + 0.3 if jnp.issubdtype(x.dtype, jnp.inexact) else x
 
 
 def assert_sampled(sampler, answer, batch=2**12, most=2**19):

@@ -14,10 +14,15 @@ from jax import lax
 import estimand as em
 from tests import oracle
 from tests.cases.table import MIN_BIAS
-from tests.random_programs import THETA, VIA, Apply, Flip, Pick, Program, programs
+from tests.random_programs import OTHERS, THETA, VIA, Apply, Flip, Pick, Program, programs
 from tests.statistics import assert_unbiased, enough_draws, scale
 
-REASONS = ("it has several points, and the site is inside", "too many points meet")
+REASONS = (
+    "it has several points, and the site is inside",
+    "it looks between the values, and the site is inside",
+    "which is not continuous",  # what lies between the values decides a branch
+    "too many points meet",
+)
 
 
 def assert_right(program, vias=VIA):
@@ -29,7 +34,7 @@ def assert_right(program, vias=VIA):
     assert_unbiased(samples, exact, min_bias)
 
 
-def sweep(count):
+def sweep(count, vias=VIA):
     """`count` programs, of which those that are refused may be refused, and are a minority."""
     refused = []
 
@@ -44,7 +49,7 @@ def sweep(count):
     @given(programs())
     def check(program):
         try:
-            assert_right(program)
+            assert_right(program, vias)
         except em.EstimandError as refusal:
             known = any(reason in str(refusal) for reason in REASONS)
             assert known and program.may_be_refused(), f"{program} needs no refusal: {refusal}"
@@ -56,6 +61,15 @@ def sweep(count):
 
 def test_a_hundred_random_programs_are_unbiased():
     sweep(100)
+
+
+def test_random_programs_of_the_other_strategies_are_unbiased():
+    sweep(30, OTHERS)
+
+
+@pytest.mark.full
+def test_a_thousand_random_programs_of_the_other_strategies_are_unbiased():
+    sweep(1_000, OTHERS)
 
 
 @pytest.mark.full
