@@ -63,6 +63,23 @@ def test_a_trained_state_lowers_the_variance_and_biases_nothing(name):
     assert_unbiased(samples, EXACT, 2.0)
 
 
+def test_tuning_goes_through_sites_of_first_order():
+    """The estimate is differentiated in the tuned parameters, the objective is not."""
+
+    @em.expectation
+    def objective(p):
+        x = em.sample("x", dist.Bernoulli(p), via=em.DisArm()).astype(float)
+        y = em.sample("y", dist.Bernoulli(0.5 * p * (1 + x)), via=em.Relax()).astype(float)
+        return jnp.exp(x @ y) * jax.nn.relu(p[0] - 0.1)
+
+    exact = objective.using({"x": em.Enumerate(), "y": em.Enumerate()}).value_and_grad(KEY, P)
+    state, _ = trained(objective, 300, P)
+    assert np.any(state.tuned["y"]["out"] != 0.0)
+    assert_unbiased(spread(objective, state, P)[1], jax.tree.map(np.asarray, exact), 0.2)
+    with pytest.raises(em.EstimandError, match="DisArm"):
+        jax.hessian(lambda p: objective.surrogate(KEY, p, state=state))(P)
+
+
 def test_a_moving_average_is_the_mean_of_what_the_lane_reaches():
     @em.expectation
     def price(p):

@@ -20,6 +20,7 @@ from jaxtyping import PyTree
 
 from estimand.errors import EstimandError, error
 from estimand.transforms.combine import drawn_together
+from estimand.transforms.guards import estimates_are_differentiated
 from estimand.transforms.interpret import Path
 from estimand.transforms.plan import Plan
 from estimand.transforms.strategy import Law
@@ -91,7 +92,8 @@ def differentiated(value: Callable, inputs: Any, state: State, has_aux: bool) ->
     if not state.tuned:
         out, slopes, learned = spread({})[1]
         return out, slopes, learned
-    tuned, (out, slopes, learned) = jax.grad(spread, has_aux=True)(state.tuned)
+    with estimates_are_differentiated():
+        tuned, (out, slopes, learned) = jax.grad(spread, has_aux=True)(state.tuned)
     return out, slopes, {**learned, **tuned}
 
 

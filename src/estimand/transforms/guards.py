@@ -1,6 +1,8 @@
 """Identities that refuse to be differentiated, so that no derivative is silently missing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -49,6 +51,23 @@ def is_inexact(x: Any) -> bool:
     return bool(jnp.issubdtype(jnp.result_type(x), jnp.inexact))
 
 
+_estimates = ContextVar("estimates", default=False)
+
+
+@contextmanager
+def estimates_are_differentiated() -> Iterator[None]:
+    """Within it, `first_order` lets the slope be differentiated: for what it is, an estimate.
+
+    That gives the derivative of an estimated gradient in what its variance depends on, and is not
+    taken for a second derivative of the objective.
+    """
+    token = _estimates.set(True)
+    try:
+        yield
+    finally:
+        _estimates.reset(token)
+
+
 def first_order(slope: Any, parameter: Any, why: Why) -> Any:
     """A zero whose derivative in `parameter` is `slope`, elementwise, and only once.
 
@@ -56,6 +75,9 @@ def first_order(slope: Any, parameter: Any, why: Why) -> Any:
     only would otherwise give a wrong second derivative without complaint. The parameter is
     guarded along with the slope, which may be free of tangents where its mean is not.
     """
+
+    if _estimates.get():
+        return slope * (parameter - jax.lax.stop_gradient(parameter))
 
     @jax.custom_jvp
     def zero(slope: Any, parameter: Any) -> Any:
