@@ -1,6 +1,6 @@
 """A sigmoid belief network of binarised digits, trained with one strategy after the other.
 
-    python examples/discrete_latents.py [--via DisArm ...] [--steps 3000] [--out latents.png]
+    python examples/discrete_latents.py [--via DisArm ...] [--steps 1000] [--out latents.png]
 
 Two layers of 32 binary latents over the 64 pixels of scikit-learn's digits. Model, guide,
 objective and training are written once; the strategies of the two latent sites are all that
@@ -143,7 +143,7 @@ def draw(curves, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--via", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
-    parser.add_argument("--steps", type=int, default=3_000)
+    parser.add_argument("--steps", type=int, default=1_000)
     parser.add_argument("--out", default="discrete_latents.png", help="where the picture goes")
     options = parser.parse_args()
 
