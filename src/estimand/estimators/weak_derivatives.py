@@ -1,37 +1,52 @@
-"""Weak derivatives of distributions: d p_theta = c (p+ - p-), as coupled pairs of draws.
+"""The weak derivatives of common distributions, one function a family.
 
-Each is a list with a `Pair` for every parameter: given a draw x of p_theta,
+A weak derivative writes the derivative of a law p in a parameter theta as a multiple of a
+difference of two laws (Pflug 1989; Mohamed et al. 2020, section 6 and table 1). Here c may also
+be random, and one of the two laws is wherever possible that of the draw x itself, so that a
+single further value y, coupled with x, suffices:
 
-    d/dtheta E[f] = E[c (f(plus) - f(minus))],
+    d/dtheta E[f(x)] = E[c (f(y) - f(x))].
 
-where the pair is made from x and from further noise, so that the difference has little variance
-(Pflug 1989; Mohamed et al. 2020, section 6 and table 1).
+Bernoulli(p). The derivative is f(1) - f(0): y = 1 - x and c = 1 - 2x.
 
-    Bernoulli(p)      f(1) - f(0);   the draw and its complement
-    Categorical(p_k)  f(k) - f(x), against p_k; probabilities sum to one, so -f(x) is free
-    Binomial(n, p)    n (f(y + 1) - f(y)), y ~ Binomial(n - 1, p): x less one of its successes,
-                      y = x - b with b ~ Bernoulli(x / n), is such a y
-    Poisson(r)        f(x + 1) - f(x)
-    Normal(mu, s)     mu: c = 1/(s sqrt(2 pi)), x = mu +- s w, w ~ Rayleigh
-                      s:  c = 1/s, x+ = mu + s m, x- = mu + s m u, m double-sided Maxwell,
-                      u uniform (then m u is standard normal)
-    LogNormal         f(exp x) of a Normal
-    Exponential(r)    c = 1/r, f(x) - f(x + e), e ~ Exponential(r): x + e ~ Gamma(2, r)
-    Weibull(s, k)     x^k is Exponential(s^-k), in whose rate the derivative is taken
-    Gamma(a, r)       r: c = a/r, f(x) - f(x + e), e ~ Exponential(r): x + e ~ Gamma(a + 1, r)
-                      a: c = sqrt(pi / (r y)), f(x + y) - f(x), y ~ Gamma(1/2, r)
-    Beta(a, b)        x = g / (g + h), g ~ Gamma(a, 1) and h ~ Gamma(b, 1), whose sum t is
-                      independent of x: a: c = sqrt(pi / y), f((x t + y) / (t + y)) - f(x),
-                      y ~ Gamma(1/2, 1); b: f(x t / (t + y)) - f(x)
+Categorical(p_k). sum_k p_k f(k), whose derivative in p_k is f(k): y = k, c = 1. What f(x) adds
+    is the same for all k, and the p_k sum to one.
 
-Gamma in its concentration: Gamma(a + da, r) is Gamma(a, r) plus an independent Gamma(da, r), which
-has as da falls to zero the density da e^{-ry} / y. So
+Binomial(n, p). n (f(w + 1) - f(w)) with w ~ Binomial(n - 1, p), by the product rule over the
+    trials. Leaving out a trial of x makes it w; it was a success with probability x / n, and then
+    (w + 1, w) = (x, x - 1), and otherwise (x + 1, x): c = -n or n.
 
-    d/da E[f(x)] = int_0^inf E[f(x + y) - f(x)] e^{-ry} / y dy,
+Poisson(r). d/dr e^-r r^k / k! = p(k - 1) - p(k): y = x + 1, c = 1.
 
-and e^{-ry} / y is sqrt(pi / (r y)) times the density of Gamma(1/2, r). The weight is large where y
-is small, and there f(x + y) is f(x), or different with a probability of order y if f jumps: the
-variance, of order int y^{-1} y y^{-1/2} dy, is finite. With y ~ Exponential(r) it would not be.
+Normal(mu, s), phi the standard density and z = (x - mu) / s.
+    mu: E[z f] / s, and |z| phi(z) sqrt(2 pi) / 2 is a Rayleigh variable w with a random sign:
+        c = 1 / (s sqrt(2 pi)) times f(mu + s w) - f(mu - s w).
+    s:  E[(z^2 - 1) f] / s, and m of density z^2 phi(z) is double-sided Maxwell. u m is standard
+        normal for u uniform (a coordinate of a point on a sphere of radius |m|), so take
+        u m = z: the density of m given z is |m| phi(m) / phi(z) beyond z, that is
+        m^2 = z^2 + 2e with e ~ Exponential(1). So c = 1 / s, y = mu + s m, sign(m) = sign(z).
+
+LogNormal(mu, s). Those of Normal, exponentiated.
+
+Gamma(a, r).
+    r: d/dr p = (a / r - x) p = (a / r) (p - q), q the density of Gamma(a + 1, r), to which x + e
+        belongs with e ~ Exponential(r): c = -a / r, y = x + e.
+    a: x is a gamma process at time a. Its next step, Gamma(h, r), is of density
+        r^h j^(h - 1) e^(-r j) / Gamma(h), which is h e^(-r j) / j to first order in h. So
+        d/da E[f(x)] = int_0^inf E[f(x + j) - f(x)] e^(-r j) / j dj; with j ~ Gamma(1/2, r), of
+        density sqrt(r / (pi j)) e^(-r j), this is y = x + j, c = sqrt(pi / (r j)).
+        E[c^2 (f(y) - f(x))^2] is finite where E[(f(x + j) - f(x))^2] is O(j^b) for a b > 1/2.
+        Jumps inside the support have b = 1, so do kinks; f = log x needs a > 1/2.
+
+Exponential(r) is Gamma(1, r), and (x / s)^k is Exponential(1) for x ~ Weibull(s, k), that is x^k
+    is exponential of rate s^-k, whose derivative in s is -k s^-(k+1): c = k / s and
+    y = s ((x / s)^k + e)^(1/k), e ~ Exponential(1).
+
+Dirichlet(a). x = g / t with g_k ~ Gamma(a_k, 1) and t = sum g ~ Gamma(sum a, 1) independent of
+    x. So given x draw t, and let g_k jump as above: y = (t x + j e_k) / (t + j),
+    c = sqrt(pi / j). Beta(a, b) is the first coordinate of Dirichlet(a, b).
+
+A point of probability zero is replaced by the draw, which drops the one-sided derivative.
 """
 
 import math
@@ -42,100 +57,114 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dists
 
+from estimand.transforms.repairs import REPAIRED
+
 
 class Pair(NamedTuple):
-    """One parameter's weak derivative at a draw: c (f(plus) - f(minus)) (theta - sg theta)."""
+    """The derivative c (f(plus) - f(minus)) in one parameter; without a minus, it is the draw."""
 
     theta: Any
     c: Any
     plus: Any
-    minus: Any
+    minus: Any = None
+
+
+Rule = Callable[[Any, Any, Any], list[Pair]]  # of a key, a distribution and a draw
 
 
 def bernoulli(key: Any, d: Any, x: Any) -> list[Pair]:
-    one = jnp.ones_like(x)
     probs = jnp.broadcast_to(d.probs, d.batch_shape)
     possible = (0 < probs) & (probs < 1)
-    plus, minus = jnp.where(possible, one, x), jnp.where(possible, 0 * one, x)
-    return [Pair(probs, jnp.ones_like(probs), plus, minus)]
+    return [Pair(probs, 1 - 2 * x, jnp.where(possible, 1 - x, x))]
 
 
 def categorical(key: Any, d: Any, x: Any) -> list[Pair]:
     probs = jnp.broadcast_to(d.probs, (*d.batch_shape, d.probs.shape[-1]))
     return [
-        Pair(p, jnp.ones_like(p), jnp.where(p > 0, jnp.full_like(x, k), x), x)
+        Pair(p, jnp.ones_like(p), jnp.where(p > 0, jnp.full_like(x, k), x))
         for k, p in enumerate(jnp.moveaxis(probs, -1, 0))
     ]
 
 
 def binomial(key: Any, d: Any, x: Any) -> list[Pair]:
-    probs = jnp.broadcast_to(d.probs, d.batch_shape)
-    n = jnp.broadcast_to(d.total_count, d.batch_shape).astype(probs.dtype)
+    probs, n = (jnp.broadcast_to(p, d.batch_shape) for p in (d.probs, d.total_count))
+    sign = jnp.where(jax.random.uniform(key, d.batch_shape) * n < x, -1, 1)
     possible = (0 < probs) & (probs < 1) & (n > 0)
-    share = x.astype(probs.dtype) / jnp.maximum(n, 1)
-    fewer = x - (jax.random.uniform(key, d.batch_shape, probs.dtype) < share).astype(x.dtype)
-    plus, minus = jnp.where(possible, fewer + 1, x), jnp.where(possible, fewer, x)
-    return [Pair(probs, n, plus, minus)]
+    return [Pair(probs, 1.0 * sign * n, jnp.where(possible, x + sign, x))]
 
 
 def poisson(key: Any, d: Any, x: Any) -> list[Pair]:
     rate = jnp.broadcast_to(d.rate, d.batch_shape)
-    return [Pair(rate, jnp.ones_like(rate), x + 1, x)]
+    return [Pair(rate, jnp.ones_like(rate), x + 1)]
 
 
 def normal(key: Any, d: Any, x: Any) -> list[Pair]:
-    key_w, key_m, key_sign, key_u = jax.random.split(key, 4)
+    key_w, key_e = jax.random.split(key)
     loc, scale = (jnp.broadcast_to(p, d.batch_shape) for p in (d.loc, d.scale))
     w = jax.random.rayleigh(key_w, 1.0, d.batch_shape, x.dtype)
-    m = jax.random.chisquare(key_m, 3.0, shape=d.batch_shape, dtype=x.dtype) ** 0.5
-    m = m * jax.random.rademacher(key_sign, d.batch_shape, x.dtype)
-    u = jax.random.uniform(key_u, d.batch_shape, x.dtype)
+    e = jax.random.exponential(key_e, d.batch_shape, x.dtype)
+    z = (x - loc) / scale
+    m = jnp.where(z < 0, -1, 1) * jnp.sqrt(z**2 + 2 * e)
     by_loc = Pair(loc, 1 / (scale * math.sqrt(2 * math.pi)), loc + scale * w, loc - scale * w)
-    return [by_loc, Pair(scale, 1 / scale, loc + scale * m, loc + scale * m * u)]
+    return [by_loc, Pair(scale, 1 / scale, loc + scale * m)]
 
 
 def log_normal(key: Any, d: Any, x: Any) -> list[Pair]:
-    pairs = normal(key, d.base_dist, jnp.log(x))
-    return [pair._replace(plus=jnp.exp(pair.plus), minus=jnp.exp(pair.minus)) for pair in pairs]
+    by_loc, by_scale = normal(key, d.base_dist, jnp.log(x))
+    ends = jnp.exp(by_loc.plus), jnp.exp(by_loc.minus)
+    return [Pair(*by_loc[:2], *ends), Pair(*by_scale[:2], jnp.exp(by_scale.plus))]
 
 
 def exponential(key: Any, d: Any, x: Any) -> list[Pair]:
     rate = jnp.broadcast_to(d.rate, d.batch_shape)
-    e = jax.random.exponential(key, d.batch_shape, x.dtype) / rate
-    return [Pair(rate, 1 / rate, x, x + e)]
+    e = jax.random.exponential(key, d.batch_shape, x.dtype)
+    return [Pair(rate, -1 / rate, x + e / rate)]
 
 
 def weibull(key: Any, d: Any, x: Any) -> list[Pair]:
     scale, k = (jnp.broadcast_to(p, d.batch_shape) for p in (d.scale, d.concentration))
-    rate = scale**-k
-    e = jax.random.exponential(key, d.batch_shape, x.dtype) / rate
-    return [Pair(rate, 1 / rate, x, (x**k + e) ** (1 / k))]
+    e = jax.random.exponential(key, d.batch_shape, x.dtype)
+    return [Pair(scale, k / scale, scale * ((x / scale) ** k + e) ** (1 / k))]
 
 
 def gamma(key: Any, d: Any, x: Any) -> list[Pair]:
-    key_e, key_y = jax.random.split(key)
-    a, rate = (jnp.broadcast_to(p, d.batch_shape) for p in (d.concentration, d.rate))
-    e = jax.random.exponential(key_e, d.batch_shape, x.dtype) / rate
-    y, c = _increment(key_y, d.batch_shape, x.dtype)
-    return [Pair(rate, a / rate, x, x + e), Pair(a, c, x + y / rate, x)]
+    key_e, key_j = jax.random.split(key)
+    concentration, rate = (jnp.broadcast_to(p, d.batch_shape) for p in (d.concentration, d.rate))
+    e = jax.random.exponential(key_e, d.batch_shape, x.dtype)
+    j, c = _jump(key_j, d.batch_shape, x.dtype)
+    return [
+        Pair(rate, -concentration / rate, x + e / rate),
+        Pair(concentration, c, x + j / rate),
+    ]
+
+
+def dirichlet(key: Any, d: Any, x: Any) -> list[Pair]:
+    key_t, key_j = jax.random.split(key)
+    total = jax.lax.stop_gradient(jnp.sum(d.concentration, axis=-1, keepdims=True))
+    t = jax.random.gamma(key_t, total, dtype=x.dtype)
+    j, c = _jump(key_j, d.batch_shape, x.dtype)
+    jump, left = j[..., None] / (t + j[..., None]), x * (t / (t + j[..., None]))
+    ends = [left + jump * e for e in jnp.eye(x.shape[-1], dtype=x.dtype)]
+    low, high = jnp.finfo(x.dtype).tiny, 1 - jnp.finfo(x.dtype).eps  # NumPyro's own
+    thetas = jnp.moveaxis(d.concentration, -1, 0)
+    return [Pair(a, c, jnp.clip(y, low, high)) for a, y in zip(thetas, ends, strict=True)]
 
 
 def beta(key: Any, d: Any, x: Any) -> list[Pair]:
-    key_t, key_a, key_b = jax.random.split(key, 3)
-    a, b = (jnp.broadcast_to(p, d.batch_shape) for p in (d.concentration1, d.concentration0))
-    t = jax.random.gamma(key_t, a + b, d.batch_shape, x.dtype)
-    (y, c), (z, e) = (_increment(k, d.batch_shape, x.dtype) for k in (key_a, key_b))
-    return [Pair(a, c, (x * t + y) / (t + y), x), Pair(b, e, x * t / (t + z), x)]
+    pairs = dirichlet(key, d._dirichlet, jnp.stack([x, 1 - x], axis=-1))
+    return [Pair(theta, c, y[..., 0]) for theta, c, y, _ in pairs]
 
 
-def _increment(key: Any, shape: tuple[int, ...], dtype: Any) -> tuple[Any, Any]:
-    """y ~ Gamma(1/2, 1), which is half the square of a normal, and sqrt(pi / y)."""
-    y = jax.random.normal(key, shape, dtype) ** 2 / 2
-    y = jnp.maximum(y, jnp.finfo(dtype).tiny)
-    return y, jnp.sqrt(math.pi / y)
+def _jump(key: Any, shape: tuple[int, ...], dtype: Any) -> tuple[Any, Any]:
+    """j ~ Gamma(1/2, 1), half the square of a standard normal, and sqrt(pi / j).
+
+    The normal is rounded to zero once in some ten million draws, where c would be infinite.
+    """
+    z = jnp.maximum(jnp.abs(jax.random.normal(key, shape, dtype)), jnp.finfo(dtype).eps)
+    return z**2 / 2, math.sqrt(2 * math.pi) / z
 
 
-PAIRS: dict[type, Callable[[Any, Any, Any], list[Pair]]] = {
+RULES: dict[type, Rule] = {
     dists.BernoulliProbs: bernoulli,
     dists.BernoulliLogits: bernoulli,
     dists.CategoricalProbs: categorical,
@@ -149,6 +178,12 @@ PAIRS: dict[type, Callable[[Any, Any, Any], list[Pair]]] = {
     dists.Weibull: weibull,
     dists.Gamma: gamma,
     dists.Beta: beta,
+    dists.Dirichlet: dirichlet,
 }
-# parameters in which no weak derivative is known here: differentiating them is refused
-UNKNOWN = {dists.Weibull: "concentration"}
+MISSING = {dists.Weibull: "concentration"}  # a parameter without a weak derivative here
+
+
+def rule_of(dist: Any) -> Rule | None:
+    """By the distribution's own class, or the one that it repairs; not by any parent."""
+    cls = type(dist)
+    return RULES.get(cls) or RULES.get(next((a for a, b in REPAIRED.items() if b is cls), cls))
