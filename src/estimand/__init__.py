@@ -9,6 +9,10 @@ from estimand.estimators.measure_valued import MeasureValued as MeasureValued
 from estimand.estimators.moving_average import MovingAverage as MovingAverage
 from estimand.estimators.pathwise import Pathwise as Pathwise
 from estimand.estimators.score import Score as Score
+from estimand.ppl.check_unbiased import BiasCheck as BiasCheck
+from estimand.ppl.check_unbiased import check_unbiased as check_unbiased
+from estimand.ppl.diagnose import diagnose as diagnose
+from estimand.ppl.diagnosis import Diagnosis as Diagnosis
 from estimand.ppl.expectation import Expectation as Expectation
 from estimand.ppl.expectation import expectation as expectation
 from estimand.ppl.fit import Fit as Fit
@@ -26,6 +30,8 @@ from estimand.ppl.language import scope as scope
 from estimand.ppl.language import seed as seed
 from estimand.ppl.save import load as load
 from estimand.ppl.save import save as save
+from estimand.ppl.search import Choice as Choice
+from estimand.ppl.search import choose as choose
 from estimand.ppl.train import maximize as maximize
 from estimand.ppl.train import minimize as minimize
 from estimand.transforms.strategy import Law as Law
