@@ -141,7 +141,7 @@ class Diagnosis:
         each of its leaves. Both on logarithmic axes, on which no variance is at the left edge.
         """
         pyplot = _pyplot()
-        size = (9.0, 1.5 + 0.35 * len(self.rows))
+        size = (10.0, 1.5 + 0.35 * len(self.rows))
         figure, axes = pyplot.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
         products = self.products()
         _dots(axes[0], [[p] for p, _ in products], [[e] for _, e in products], [""])
@@ -156,7 +156,7 @@ class Diagnosis:
         )
         axes[1].set(xlabel="variance", title="variance of each leaf")
         if len(names) > 1:
-            axes[1].legend(fontsize="small")
+            figure.legend(*axes[1].get_legend_handles_labels(), loc="outside right upper")
         axes[0].set_yticks(range(len(self.rows)), [row.name for row in self.rows])
         axes[0].invert_yaxis()
         figure.suptitle(self.name)
