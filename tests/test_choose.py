@@ -15,8 +15,10 @@ import pytest
 import estimand as em
 from estimand.estimators.disarm import _probs
 from estimand.ppl.candidates import CANDIDATES, Place
+from estimand.ppl.choice import Measured
 from estimand.ppl.measure import Estimator
-from estimand.ppl.search import Measured, Search
+from estimand.ppl.search import Search
+from tests.cases.table import flip
 from tests.choosing import PROBLEMS
 from tests.messages import check_message
 from tests.statistics import gradients
@@ -101,7 +103,7 @@ def test_the_choice_is_within_a_tenth_of_the_best_on_a_plate():
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_the_choice_is_within_a_tenth_of_the_best(name, candidates, default):
     gain = compare(name, candidates, default, budget=100)
-    assert gain > (3 if default or name == "belief network" else 0.99)
+    assert gain > {"plate": 3, "mixture": 2, "belief network": 3}[name] if default else 0.99
 
 
 @pytest.mark.full
@@ -193,7 +195,12 @@ def test_what_is_no_choice_is_refused():
     objective, logits = PROBLEMS["plate"]
     wrong = objective.using({"z": Cheap(biased=True)})
     args = (wrong, logits)
-    check_message("choose: only a biased one", em.choose, *args, key=KEY, candidates=())
+    check_message(
+        "choose: only a biased one", em.choose, *args, key=KEY, candidates=(em.Pathwise(),)
+    )
+    bad = em.expectation(lambda t: jnp.log(-t) * flip(t, None))
+    given = {"key": KEY, "candidates": (em.Score(),), "num_samples": 64}
+    check_message("choose: nothing finite", em.choose, bad, 0.3, **given)
     check_message("choose: no budget", em.choose, *args, key=KEY, budget=0)
     check_message("choose: another cost", em.choose, *args, key=KEY, cost="money")
 
@@ -210,10 +217,14 @@ class Arm(em.DisArm):
     """The estimator of which DisArm is a conditional expectation (Yin and Zhou 2019)."""
 
     def combine(self, law, values, f):
-        u, probs = jax.random.uniform(law.key, law.shape), _probs(law).astype(f.dtype)
+        probs = _probs(law)
+        u, probs = jax.random.uniform(law.key, law.shape, probs.dtype), probs.astype(f.dtype)
         slope = law.spread(f[0] - f[1]) * (u - 0.5).astype(f.dtype)
         slope = slope / jax.lax.stop_gradient(probs * (1 - probs))  # in the probability
         return jnp.mean(f, axis=0) + law.gather(law.first_order(self, slope, probs))
+
+
+LARGE = pytest.param("belief network", marks=pytest.mark.full)
 
 
 def spread_of(name, strategy, n=4096, **other):
@@ -222,7 +233,7 @@ def spread_of(name, strategy, n=4096, **other):
     return variance(gradients(objective.using({**chosen, **other}), n, params))
 
 
-@pytest.mark.parametrize("name", ["plate", "belief network"])
+@pytest.mark.parametrize("name", ["plate", LARGE])
 def test_disarm_varies_no_more_than_arm(name):
     ours, theirs = spread_of(name, em.DisArm()), spread_of(name, Arm())
     assert ours[0] <= theirs[0] + 3 * math.hypot(ours[1], theirs[1])
@@ -233,7 +244,7 @@ def test_the_arm_of_the_test_is_unbiased():
     assert em.check_unbiased(objective.using({"z": Arm()}), logits, key=KEY).agrees
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("name", ["plate", "mixture", LARGE])
 def test_leaving_one_out_varies_no_more_than_as_many_scores(name):
     others = {"h2": em.Enumerate()} if name == "belief network" else {}  # n draws are n draws
     n = 4
@@ -250,3 +261,11 @@ def test_enumeration_has_no_variance_where_it_is_exact(name):
     )
     for leaf in jax.tree.leaves(samples):
         np.testing.assert_allclose(leaf, np.broadcast_to(leaf[0], leaf.shape), rtol=1e-5, atol=1e-5)
+
+
+def test_the_last_word_counts_also_where_a_site_is_named_in_two_ways():
+    objective, params = PROBLEMS["belief network"]
+    short, long = {"h1": em.DisArm()}, {"recognition/h1": em.Score()}
+    explained = objective.using(long).using(short).using(long).explain(params)
+    assert "DisArm" not in explained
+    assert "DisArm" in objective.using(long).using(short).explain(params)

@@ -97,6 +97,7 @@ def test_a_missing_matplotlib_names_its_extra(found, monkeypatch):
     check_message("diagnose: no matplotlib", found.plot)
 
 
+@pytest.mark.full
 def test_all_candidates_are_tried_and_those_that_do_not_fit_are_named(monkeypatch):
     candidates = (em.Pathwise(), em.MeasureValued(), em.Score(em.MovingAverage()))
     monkeypatch.setattr(module, "CANDIDATES", candidates)
@@ -151,11 +152,12 @@ def test_lanes_and_nested_parameters_have_the_shape_of_the_site():
 
 
 def test_the_body_of_a_scan_is_counted_once_a_step():
-    def rows(n):
+    def rows(n, inner=1):
         @em.expectation
         def program(t):
             def step(x, _):
-                return jnp.sin(t @ x), None
+                turns = lax.scan(lambda x, _: (jnp.sin(t @ x), None), x, None, length=inner)
+                return turns[0], None
 
             x = lax.scan(step, jnp.ones(16), None, length=n)[0]
             return x.sum() * flip(t[0, 0], em.Score())
@@ -164,4 +166,6 @@ def test_the_body_of_a_scan_is_counted_once_a_step():
 
     one, ten, hundred = rows(1), rows(10), rows(100)
     np.testing.assert_allclose(hundred - ten, 10 * (ten - one), rtol=0.01)
+    inner = [rows(n, 21) - rows(n, 1) for n in (10, 20)]
+    np.testing.assert_allclose(inner[1], 2 * inner[0], rtol=0.01)
     assert ten - one > 9 * 3 * 2 * 16**2  # a product forward, and two back

@@ -9,8 +9,9 @@ from estimand.estimators.measure_valued import MeasureValued as MeasureValued
 from estimand.estimators.moving_average import MovingAverage as MovingAverage
 from estimand.estimators.pathwise import Pathwise as Pathwise
 from estimand.estimators.score import Score as Score
-from estimand.ppl.check_unbiased import BiasCheck as BiasCheck
+from estimand.ppl.bias_check import BiasCheck as BiasCheck
 from estimand.ppl.check_unbiased import check_unbiased as check_unbiased
+from estimand.ppl.choice import Choice as Choice
 from estimand.ppl.diagnose import diagnose as diagnose
 from estimand.ppl.diagnosis import Diagnosis as Diagnosis
 from estimand.ppl.expectation import Expectation as Expectation
@@ -30,7 +31,6 @@ from estimand.ppl.language import scope as scope
 from estimand.ppl.language import seed as seed
 from estimand.ppl.save import load as load
 from estimand.ppl.save import save as save
-from estimand.ppl.search import Choice as Choice
 from estimand.ppl.search import choose as choose
 from estimand.ppl.train import maximize as maximize
 from estimand.ppl.train import minimize as minimize

@@ -65,7 +65,8 @@ def refusals(
         else:
             reason = mistake(estimator.using({place.label: strategy}))
             opening = f"{place.where}: {strategy!r} cannot be used here: "
-            found[strategy] = reason and reason.removeprefix(opening).removeprefix(place.where)
+            reason = reason and reason.removeprefix(opening)
+            found[strategy] = reason and reason.removeprefix(f"{place.where}: ")
     return found
 
 

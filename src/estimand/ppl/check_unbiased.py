@@ -25,72 +25,16 @@ from estimand.estimators.measure_valued import MeasureValued
 from estimand.estimators.pathwise import Pathwise
 from estimand.estimators.score import Score
 from estimand.ppl.arguments import positive_count
+from estimand.ppl.bias_check import REJECT, RESOLVE, BiasCheck, Leaf
 from estimand.ppl.candidates import Place, mistake, places, written
 from estimand.ppl.expectation import Expectation
-from estimand.ppl.measure import Estimator, aligned, check_call, moments
+from estimand.ppl.measure import Estimator, check_call, moments
 from estimand.transforms.seed import as_key
 from estimand.transforms.strategy import MOST_POINTS, Strategy
 
-REJECT, RESOLVE = 5.0, 8.0
 ROUNDING = 1e-4  # of 1 + |answer|
 AGAIN = 4  # how many times more estimates confirm a bias
 REFERENCES = (Enumerate(cap=MOST_POINTS), Score(), Pathwise(), MeasureValued())
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """The value, or one leaf of the gradient: what was expected, and what was got.
-
-    Attributes:
-        z: (got - expected) in standard errors, each entry's.
-        smallest_bias: that would have been seen, each entry's.
-    """
-
-    name: str
-    expected: np.ndarray
-    got: np.ndarray
-    z: np.ndarray
-    smallest_bias: np.ndarray
-
-    @property
-    def worst(self) -> float:
-        """The z-score that is farthest from zero; NaN counts as infinitely far."""
-        if not self.z.size:
-            return 0.0
-        return float(self.z[_at(self)])
-
-
-@dataclass(frozen=True, repr=False)
-class BiasCheck:
-    """What `check_unbiased` found: a `Leaf` for the value and for every leaf of the gradient."""
-
-    name: str
-    leaves: tuple[Leaf, ...]
-    against: str
-    num_samples: int
-    unchecked: tuple[str, ...] = ()
-
-    @property
-    def agrees(self) -> bool:
-        return all(abs(leaf.worst) < REJECT for leaf in self.leaves)
-
-    @property
-    def worst(self) -> Leaf:
-        return max(self.leaves, key=lambda leaf: np.nan_to_num(abs(leaf.worst), nan=np.inf))
-
-    def __repr__(self) -> str:
-        rows: list[tuple[str, ...]] = [
-            ("", "worst z-score", "visible from a bias of", "largest entry")
-        ]
-        for leaf in self.leaves:
-            sizes = [
-                float(np.max(x, initial=0.0)) for x in (leaf.smallest_bias, abs(leaf.expected))
-            ]
-            rows.append((leaf.name, f"{leaf.worst:.2f}", *(f"{x:.3g}" for x in sizes)))
-        found = "no bias was seen" if self.agrees else "BIASED"
-        head = f"{self.name}: {found} in {self.num_samples} estimates, against {self.against}"
-        notes = [f"  not checked, its own reference: {label}" for label in self.unchecked]
-        return "\n".join([head, *("  " + line for line in aligned(rows)), *notes])
 
 
 def check_unbiased(
@@ -122,7 +66,7 @@ def check_unbiased(
 
     Raises:
         EstimandError: the estimates disagree with the answer. It names the sites at fault: those
-            that disagree when all the others have the reference.
+            that disagree when all the others have the reference. Or no site has a reference.
 
     Example:
         >>> import estimand as em, jax, numpyro.distributions as dist
@@ -139,6 +83,8 @@ def check_unbiased(
     positive_count(num_samples)
     estimator, key = Estimator(objective, args, argnums), as_key(key)
     chosen = reference(estimator)
+    if exact is None and not chosen and places(estimator):
+        raise _nothing_to_compare(objective)
     compare = Comparison(estimator, chosen, key, exact)
     found = compare(estimator, num_samples)
     if not found.agrees:
@@ -165,6 +111,8 @@ def reference(estimator: Estimator) -> dict[str, Strategy]:
                 chosen[place.label] = first
         if mistake(estimator.using(chosen)) is None:
             return chosen
+    while mistake(estimator.using(chosen)) is not None:
+        chosen.popitem()
     return chosen
 
 
@@ -187,6 +135,7 @@ class Comparison:
         """`given`: the user's exact answer is used, if there is one."""
         training, key = jax.random.split(jax.random.fold_in(self.key, int(again)))
         exact, right = self.exact if given else None, self.base.using(self.reference)
+        truths = _truths(self.base.staged[1][0], exact, self.base.objective.where)
         states = [x.trained(training) for x in (estimator, right)]
 
         def sample(states: Any, key: Any) -> Any:
@@ -202,7 +151,7 @@ class Comparison:
             for (path, a), b, truth in zip(
                 jax.tree_util.tree_leaves_with_path(got),
                 jax.tree.leaves(difference),
-                _truths(got, exact, self.base.objective.where),
+                truths,
                 strict=True,
             )
         ]
@@ -249,13 +198,13 @@ class Comparison:
         return found
 
 
-def _truths(got: Any, exact: Any, where: str) -> list[Any]:
+def _truths(estimates: Any, exact: Any, where: str) -> list[Any]:
     """The exact leaves beside those of the estimates; None for each where none was given."""
-    leaves, treedef = jax.tree.flatten(got)
+    leaves, treedef = jax.tree.flatten(estimates)
     if exact is None:
         return [None] * len(leaves)
     truths, structure = jax.tree.flatten(exact)
-    shapes = [x.mean.shape for x in leaves]
+    shapes = [x.shape for x in leaves]
     if repr(structure) != repr(treedef) or [np.shape(x) for x in truths] != shapes:
         raise error(
             where,
@@ -282,7 +231,7 @@ def _biased(compare: Comparison, found: BiasCheck) -> EstimandError:
         problems = [f"{written(place.strategy)} is biased: {_off(c)}" for place, c in culprits]
         labels = {place.label: "em.Score()" for place, _ in culprits}
         remedy = f"correct the strategy, or give the site another one, as with using({labels})"
-    leaf, at = found.worst, _at(found.worst)
+    leaf, at = found.worst, found.worst.at
     return error(
         name,
         "; ".join(problems),
@@ -292,13 +241,17 @@ def _biased(compare: Comparison, found: BiasCheck) -> EstimandError:
     )
 
 
-def _at(leaf: Leaf) -> tuple[int, ...]:
-    """The entry of the worst z-score."""
-    worst = int(np.argmax(np.nan_to_num(np.abs(leaf.z), nan=np.inf)))
-    return tuple(int(i) for i in np.unravel_index(worst, leaf.z.shape))
+def _nothing_to_compare(objective: Expectation) -> EstimandError:
+    return error(
+        objective.where,
+        "there is nothing to compare its estimates with",
+        expected="another strategy that one of its sites can have, or exact=",
+        got="sites that can have no other than theirs",
+        remedy="pass exact=(value, gradient), or take a site out of its loop or branch",
+    )
 
 
 def _off(found: BiasCheck) -> str:
     leaf = found.worst
-    entry = f"{leaf.name} at {list(_at(leaf))}" if leaf.z.ndim else leaf.name
+    entry = f"{leaf.name} at {list(leaf.at)}" if leaf.z.ndim else leaf.name
     return f"{entry} is off by {abs(leaf.worst):.1f} standard errors"

@@ -98,7 +98,7 @@ def diagnose(
     ]
     where = f"{objective.name} ({definition(objective.fun)})"
     inside = [info.label for path, info in estimator.plan.sites.items() if len(path) > 1]
-    return Diagnosis(where, tuple(rows), skipped, tuple(inside))
+    return Diagnosis(where, tuple(rows), skipped, tuple(dict.fromkeys(inside)))
 
 
 def _candidates() -> dict[str, Any]:

@@ -176,7 +176,8 @@ def digits(x: float, count: int = 3) -> str:
 
 def _variance(m: Moments) -> dict[str, Any]:
     variance = {"value": m.trace, "standard error": m.trace_error}
-    return {"variance": variance, "snr": m.snr, "num_samples": m.num_samples}
+    snr = m.snr if np.isfinite(m.snr) else None  # JSON knows no infinity
+    return {"variance": variance, "snr": snr, "num_samples": m.num_samples}
 
 
 def _numbers(m: Moments) -> dict[str, Any]:

@@ -188,7 +188,7 @@ def _quickly() -> dict[str, Any] | None:
 
 
 def _wide(x: Any) -> Any:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
 
 
 def _double(x: Any) -> type:
@@ -196,24 +196,32 @@ def _double(x: Any) -> type:
 
 
 def _flops(jaxpr: Any) -> float | None:
+    total = _counted(jaxpr)
+    if total is None:
+        return None
+    for body, length in _scans(jaxpr):
+        once, each = _counted(body), _flops(body)
+        total += length * (each or 0.0) - (once or 0.0)
+    return total
+
+
+def _counted(jaxpr: Any) -> float | None:
+    """As XLA counts."""
     avals = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in close(jaxpr).jaxpr.invars]
     analysis = jax.jit(as_function(jaxpr)).lower(*avals).cost_analysis()
     if not isinstance(analysis, Mapping) or "flops" not in analysis:
         return None
-    total = analysis["flops"] + analysis.get("transcendentals", 0.0)
-    for body, more in _loops(jaxpr):
-        total += more * (_flops(body) or 0.0)
-    return float(total)
+    return float(analysis["flops"] + analysis.get("transcendentals", 0.0))
 
 
-def _loops(jaxpr: Any) -> Any:
-    """The bodies of the outermost scans, and how many steps follow the first."""
+def _scans(jaxpr: Any) -> Any:
+    """The bodies of the outermost scans, and their numbers of steps."""
     for eqn in close(jaxpr).jaxpr.eqns:
         for body in subjaxprs(eqn):
             if eqn.primitive.name == "scan":
-                yield body, eqn.params["length"] - 1
+                yield body, eqn.params["length"]
             else:
-                yield from _loops(body)
+                yield from _scans(body)
 
 
 def seconds(calls: Sequence[Callable[[], Any]]) -> list[float]:

@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 from jaxtyping import Array, Key
@@ -23,84 +23,14 @@ from jaxtyping import Array, Key
 from estimand.errors import EstimandError, error, is_count, source_line
 from estimand.ppl.arguments import positive_count
 from estimand.ppl.candidates import CANDIDATES, Place, mistake, places, refusals, written
+from estimand.ppl.choice import Choice, Measured
 from estimand.ppl.diagnosis import digits
 from estimand.ppl.expectation import Expectation
-from estimand.ppl.measure import Estimator, aligned, check_call, moments, seconds, together
+from estimand.ppl.measure import Estimator, check_call, moments, seconds, together
 from estimand.transforms.seed import as_key
 from estimand.transforms.strategy import Strategy
 
 Combination = tuple[Strategy, ...]  # one for each site, in the order of the program
-
-
-class Measured(NamedTuple):
-    """Of a combination: the variance of the gradient, and the cost of one sample."""
-
-    variance: float
-    cost: float
-
-    @property
-    def product(self) -> float:
-        return self.variance * self.cost
-
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Smaller is better. The cost decides where there is no variance, and in a tie."""
-        return (self.product if math.isfinite(self.product) else math.inf, self.cost)
-
-    def over(self, other: "Measured") -> float:
-        """How many times as much work this one takes."""
-        if other.product:
-            return self.product / other.product
-        return math.inf if self.product else self.cost / other.cost
-
-
-@dataclass(frozen=True, repr=False)
-class Choice:
-    """What `choose` found: `objective` is re-targeted, `print` gives the reasons.
-
-    Attributes:
-        objective: the one that was given, with `strategies`.
-        strategies: from every site's label to its strategy.
-        default: variance and cost of the objective as it was given.
-        chosen: variance and cost of this one.
-        measured: the number of combinations that were measured.
-        exhaustive: whether these were all.
-    """
-
-    objective: Expectation
-    strategies: dict[str, Strategy]
-    default: Measured
-    chosen: Measured
-    measured: int
-    exhaustive: bool
-    unit: str
-    reasons: dict[str, list[tuple[str, ...]]]
-
-    @property
-    def work(self) -> str:
-        return f"variance x {self.unit}"
-
-    @property
-    def improvement(self) -> float:
-        """How many times less work than by default, for the same accuracy."""
-        return self.default.over(self.chosen)
-
-    def __repr__(self) -> str:
-        tried = f"all {self.measured}" if self.exhaustive else str(self.measured)
-        how = f"{tried} combinations measured" + ("" if self.exhaustive else ", site by site")
-        ratio = self.improvement
-        less = "no variance" if ratio == math.inf else f"{digits(ratio)} times less {self.work}"
-        found = "the default is the best" if ratio == 1 else f"{less}, against the default"
-        lines = [f"{self.objective.name}: {found} ({how})"]
-        rows: list[tuple[str, ...]] = [("", "variance", self.unit, "product")]
-        for name, m in (("default", self.default), ("chosen", self.chosen)):
-            rows.append((name, *map(digits, (m.variance, m.cost, m.product))))
-        lines += ["  " + line for line in aligned(rows)]
-        for where, table in self.reasons.items():
-            title = ("", "variance", self.unit, "product / chosen", "")
-            lines += ["", "  " + where]
-            lines += ["    " + line for line in aligned([title, *table], last=True)]
-        return "\n".join(lines)
 
 
 def choose(
@@ -136,7 +66,8 @@ def choose(
         A `Choice`, whose `objective` has the strategies; `print` gives the reasons.
 
     Raises:
-        EstimandError: a site has a biased strategy, and there is no other for it.
+        EstimandError: a site has a biased strategy, and there is no other for it; or no
+            combination has a finite gradient.
 
     Example:
         >>> import estimand as em, jax, numpyro.distributions as dist
@@ -164,6 +95,8 @@ def choose(
             raise _no_sound_strategy(place, candidates)
     search = Search(estimator, sites, options, as_key(key), positive_count(num_samples), cost)
     best = search.best(budget)
+    if not math.isfinite(search.measure(best).product):
+        raise _not_finite(objective)
     strategies = {place.label: s for place, s in zip(sites, best, strict=True)}
     return Choice(
         objective.using(strategies),
@@ -289,6 +222,16 @@ def _wrong(name: str, got: Any, expected: str, remedy: str) -> EstimandError:
         expected=expected,
         got=repr(got),
         remedy=remedy,
+    )
+
+
+def _not_finite(objective: Expectation) -> EstimandError:
+    return error(
+        objective.where,
+        "no strategies make its gradient finite at these arguments",
+        expected="a finite variance for at least one combination",
+        got="NaN or infinity for all that were measured",
+        remedy="print(objective.find_nonfinite(key, *args)) says where the first one comes from",
     )
 
 
