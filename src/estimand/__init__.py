@@ -17,6 +17,11 @@ from estimand.estimators.straight_through import StraightThrough as StraightThro
 from estimand.estimators.stratified import Stratified as Stratified
 from estimand.estimators.vimco import Vimco as Vimco
 from estimand.estimators.without_replacement import WithoutReplacement as WithoutReplacement
+from estimand.ppl.bias_check import BiasCheck as BiasCheck
+from estimand.ppl.check_unbiased import check_unbiased as check_unbiased
+from estimand.ppl.choice import Choice as Choice
+from estimand.ppl.diagnose import diagnose as diagnose
+from estimand.ppl.diagnosis import Diagnosis as Diagnosis
 from estimand.ppl.expectation import Expectation as Expectation
 from estimand.ppl.expectation import expectation as expectation
 from estimand.ppl.fit import Fit as Fit
@@ -34,6 +39,7 @@ from estimand.ppl.language import scope as scope
 from estimand.ppl.language import seed as seed
 from estimand.ppl.save import load as load
 from estimand.ppl.save import save as save
+from estimand.ppl.search import choose as choose
 from estimand.ppl.train import maximize as maximize
 from estimand.ppl.train import minimize as minimize
 from estimand.transforms.strategy import Law as Law

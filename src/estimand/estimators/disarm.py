@@ -60,7 +60,8 @@ class DisArm(Strategy):
         return 2
 
     def points(self, key: Any, law: Law) -> Any:
-        u, probs = jax.random.uniform(key, law.shape), _probs(law)
+        probs = _probs(law)
+        u = jax.random.uniform(key, law.shape, probs.dtype)
         pair = jnp.stack([u > 1 - probs, u < probs])
         return pair.astype(jnp.result_type(int))
 

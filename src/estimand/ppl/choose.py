@@ -6,10 +6,15 @@ from typing import Any
 import numpyro.distributions as dists
 
 from estimand.errors import EstimandError, error
+from estimand.estimators.disarm import DisArm
 from estimand.estimators.enumerate import Enumerate
+from estimand.estimators.leave_one_out import LeaveOneOut
 from estimand.estimators.measure_valued import MeasureValued
 from estimand.estimators.pathwise import Pathwise
+from estimand.estimators.rebar import Rebar
 from estimand.estimators.score import Score
+from estimand.estimators.stratified import Stratified
+from estimand.estimators.without_replacement import WithoutReplacement
 from estimand.transforms.jaxprs import Equation, close, subjaxprs
 from estimand.transforms.places import SiteInfo
 from estimand.transforms.plan import Chosen, static_distribution
@@ -25,7 +30,17 @@ UNLIKE_DRAWS = (
     dists.IntervalCensoredDistribution,
     dists.Unit,
 )
-OFFERED = (Pathwise(), Score(), Enumerate(), MeasureValued())
+OFFERED = (
+    Pathwise(),
+    Stratified(),
+    Enumerate(),
+    MeasureValued(),
+    DisArm(),
+    Rebar(),
+    WithoutReplacement(),
+    LeaveOneOut(),
+    Score(),
+)
 
 
 class Chooser:

@@ -67,7 +67,9 @@ class Expectation:
             strategies: from a site's label (`guide/z`), or any unambiguous suffix of it
                 (`z`), to a strategy. Checked when the program is first traced.
         """
-        return Expectation(self.fun, {**self.overrides, **as_mapping(strategies, self.where)})
+        new = as_mapping(strategies, self.where)
+        old = {name: s for name, s in self.overrides.items() if name not in new}
+        return Expectation(self.fun, {**old, **new})  # the last word counts
 
     def surrogate(
         self,

@@ -161,6 +161,7 @@ class _Walk:
         site: Site = eqn.params["site"]
         info = self.plan.sites[path]
         self._check_linear(eqn, flows)
+        self.plan.moved[path] = tuple(flow.moved for flow in flows)
         strategy = self.plan.chosen[path].strategy
         avals = site.bare([v.aval for v in eqn.invars])
         bounding = [i for i in bounding_leaves(site.structure, avals) if flows[i].moved]

@@ -54,6 +54,11 @@ def evaluate(eqn: Equation, *operands: Any) -> list[Any]:
     return jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, ()))(*[values[v] for v in unique])
 
 
+def as_function(jaxpr: Jaxpr) -> Callable:
+    """The function of which it is the jaxpr, from flat inputs to flat outputs."""
+    return jex.jaxpr_as_fun(close(jaxpr))
+
+
 def subjaxprs(eqn: Equation) -> Iterator[Jaxpr]:
     """Every jaxpr among an equation's parameters, closed."""
     for param in eqn.params.values():

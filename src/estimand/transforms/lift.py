@@ -15,6 +15,7 @@ linear rest.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -50,13 +51,18 @@ class Env(dict):
 
 
 def run(
-    plan: Plan, inputs: Sequence[Any], key: Any, states: Mapping[Path, Any]
+    plan: Plan,
+    inputs: Sequence[Any],
+    key: Any,
+    states: Mapping[Path, Any],
+    zeros: Mapping[Path, Sequence[Any]] = MappingProxyType({}),
 ) -> tuple[list[Any], Any]:
     """The surrogates of the program's outputs, and the sum of the control variates.
 
-    `states` are those of the strategies that have one, by the path of the site.
+    `states` are those of the strategies that have one, by the path of the site; `zeros` are
+    added to the leaves of sites, so that the surrogate can be differentiated in these.
     """
-    lift = Forward(plan, key, states)
+    lift = Forward(plan, key, states, zeros)
     env = lift.run(inputs)
     combined = {(term.path, term.var): lift.combine_term(term, env) for term in plan.terms}
     tapped = {tap: plain(x) for tap, x in lift.taps.items() if tap not in combined}
@@ -65,8 +71,14 @@ def run(
 
 
 class Forward:
-    def __init__(self, plan: Plan, key: Any, states: Mapping[Path, Any]):
-        self.plan, self.key, self.states = plan, key, states
+    def __init__(
+        self,
+        plan: Plan,
+        key: Any,
+        states: Mapping[Path, Any],
+        zeros: Mapping[Path, Sequence[Any]] = MappingProxyType({}),
+    ):
+        self.plan, self.key, self.states, self.zeros = plan, key, states, zeros
         self.drawn: dict[Path, Drawn] = {}
         self.taps: dict[tuple[Path, Var], Lifted] = {}
         self.guarded: dict[frozenset[int], Env] = {}
@@ -94,6 +106,9 @@ class Forward:
         strategy = self.plan.chosen[info.path].strategy
         joint = self.plan.joint.get(info.path, frozenset())
         key, state = jax.random.fold_in(self.key, info.order), self.states.get(info.path)
+        if info.path in self.zeros:
+            pairs = zip(leaves, self.zeros[info.path], strict=True)
+            leaves = [x if z is None else Lifted(x.array + z, x.axes) for x, z in pairs]
 
         def law(leaves: Sequence[Any]) -> Law:
             return Law(info.site, list(leaves), info.shape, joint, {}, info.label, key, state)

@@ -50,6 +50,7 @@ class Plan:
     joint: dict[Path, frozenset[int]] = field(default_factory=dict)
     points: dict[Path, int] = field(default_factory=dict)
     first_order_only: EstimandError | None = None  # what a second derivative raises
+    moved: dict[Path, tuple[bool, ...]] = field(default_factory=dict)  # leaves, by arguments
 
     def weighted(self, path: Path) -> bool:
         return not self.chosen[path].strategy.pathwise
