@@ -90,7 +90,7 @@ class Diagnosis:
             )
         ]
         products = self.products()
-        first = products[0][0] if products else 0.0
+        first = next((product for product, _ in products if product), 0.0)  # with a variance
         for row, (product, spread) in zip(self.rows, products, strict=True):
             m, work = row.gradient, "?" if row.flops is None else digits(row.flops)
             relative = digits(product / first) if first else "-"
@@ -106,7 +106,7 @@ class Diagnosis:
             for row, part in zip(self.rows, parts, strict=True):
                 if name in part:
                     m = part[name]
-                    mean = plus_minus(m.norm, float(np.sum(m.error**2)) ** 0.5)
+                    mean = plus_minus(m.norm, (m.trace / m.num_samples) ** 0.5)
                     variance = plus_minus(m.trace, m.trace_error)
                     rows.append((name, row.name, mean, variance, digits(m.snr)))
         shown = [rows[0]]
