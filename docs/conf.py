@@ -28,7 +28,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx-mathjax-offline",  # after sphinx.ext.mathjax: it sets the path of the local copy
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "strategies_table.md"]  # the table is included by a page
 nitpicky = True  # a reference to a name of estimand that does not exist is a warning
 nitpick_ignore = [("py:class", "estimand.ppl.steps.Objective")]  # in annotations only
 nitpick_ignore_regex = [("py:.*", r"(?!estimand\b|em\b).*")]  # no intersphinx: others' names

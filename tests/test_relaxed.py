@@ -176,6 +176,17 @@ def test_a_support_of_one_element():
     np.testing.assert_allclose((value, slope), (0.7, 1.0), rtol=1e-6)
 
 
+NONE = (
+    em.DisArm(),
+    em.Rebar(),
+    em.LeaveOneOut(2),
+    em.Relax(),
+    em.Vimco(),
+    em.Score(em.MovingAverage()),
+    em.Score(em.LearnedBaseline()),
+)
+
+
 def test_empty_lanes():
     def objective(via):
         def program(t):
@@ -184,7 +195,7 @@ def test_empty_lanes():
 
         return em.expectation(program)
 
-    for via in (em.DisArm(), em.Rebar(), em.LeaveOneOut(2), em.Score(em.MovingAverage())):
+    for via in NONE:
         state = objective(via).init(KEY, 0.5)
         (value, slope), _ = objective(via).value_and_grad(KEY, 0.5, state=state)
         np.testing.assert_allclose((value, slope), (1.5, 1.0), rtol=1e-6)
@@ -216,6 +227,72 @@ REFUSED = {
 def test_what_has_no_value_in_between_is_refused(name):
     with jax.numpy_dtype_promotion("standard"):
         check_message(f"relaxed: {name}", em.expectation(REFUSED[name]).grad, KEY, T)
+
+
+ARITHMETIC = {
+    "a multiple": lambda x: 2 * x,
+    "one less": lambda x: 1 - x,
+    "in a jit": lambda x: jax.jit(lambda y: y + 1)(x),
+    "in a vmap": lambda x: jax.vmap(lambda y: y * 3 - 1)(x),
+    "padded": lambda x: jnp.pad(x, 1)[1:-1],
+    "another integer": lambda x: x * jnp.arange(3),
+}
+
+
+@pytest.mark.parametrize("name", ARITHMETIC)
+def test_integers_may_be_calculated_with(name):
+    @em.expectation
+    def objective(t):
+        x = ARITHMETIC[name](em.draw(dist.Bernoulli(logits=t), via=em.Rebar()))
+        return jnp.sum(x.astype(float) * t + 1.0) ** 2
+
+    exact = objective.using({"draw 0": em.Enumerate()}).value_and_grad(KEY, T)
+    exact = jax.tree.map(np.asarray, exact)
+    assert_unbiased(enough_draws(objective, exact, 1.0, T), exact, 1.0)
+
+
+def scored_by(d):
+    @em.gen
+    def model():
+        em.sample("k", d)
+
+    return lambda t: model.log_density({"k": em.draw(dist.Bernoulli(logits=t[0]), via=em.Rebar())})
+
+
+SMOOTH = [dist.Poisson(2.0), dist.Binomial(3, 0.4), dist.BetaBinomial(1.0, 2.0, total_count=3)]
+
+
+@pytest.mark.parametrize("d", SMOOTH)
+def test_a_density_of_the_value_is_extended(d):
+    objective = em.expectation(scored_by(d))
+    exact = objective.using({"draw 0": em.Enumerate()}).value_and_grad(KEY, T)
+    exact = jax.tree.map(np.asarray, exact)
+    assert_unbiased(enough_draws(objective, exact, 0.05, T), exact, 0.05)
+
+
+@pytest.mark.parametrize(
+    "name, d",
+    {
+        "a density that selects": dist.ZeroInflatedPoisson(0.3, 2.0),
+        "a density that looks up": dist.Categorical(jnp.array([0.2, 0.8])),
+    }.items(),
+)
+def test_a_density_that_jumps_between_the_values_is_refused(name, d):
+    check_message(f"relaxed: {name}", em.expectation(scored_by(d)).grad, KEY, T)
+
+
+def test_the_derivative_of_a_density_at_zero_and_one_is_finite():
+    """NumPyro's is zero, but overflows once it is multiplied with a loss."""
+
+    @em.expectation
+    def objective(t):
+        probs = jnp.stack([0 * t, 1 + 0 * t, jax.nn.sigmoid(t)])
+        x = em.draw(dist.Bernoulli(probs), via=em.Score()).astype(float)
+        return t * (x @ jnp.array([10.0, 2.0, 3.0], x.dtype)) ** 2
+
+    exact = objective.using({"draw 0": em.Enumerate()}).value_and_grad(KEY, 0.4)
+    exact = jax.tree.map(np.asarray, exact)
+    assert_unbiased(enough_draws(objective, exact, 1.0, 0.4), exact, 1.0)
 
 
 def test_training_the_temperature_is_a_state():

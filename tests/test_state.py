@@ -1,6 +1,7 @@
 """Strategies that learn: their state, its training, and that no state biases an estimate."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ def coins(via):
     @em.expectation
     def price(p):
         x = em.sample("x", dist.Bernoulli(p), via=via).astype(float)
-        return jnp.sum(x * WEIGHTS) + 5.0 * x[0] * x[1]
+        return jnp.sum(x * WEIGHTS[: len(x)]) + 5.0 * x[0] * x[-1]
 
     return price
 
@@ -146,6 +147,14 @@ def closing_over_the_draw(p):
     return em.sample("y", dist.Bernoulli(p), via=via).astype(float) * x
 
 
+def holding_the_draw(p):
+    x = em.sample("x", dist.Bernoulli(p)).astype(float)
+    via = em.Score(
+        em.LearnedBaseline(functools.partial(lambda x, w, d: w * x, x), lambda k, d: 0.0)
+    )
+    return em.sample("y", dist.Bernoulli(p), via=via).astype(float) * x
+
+
 def in_a_while(p):
     def step(carry):
         x = em.draw(dist.Bernoulli(p), via=em.Score(em.MovingAverage()))
@@ -163,11 +172,17 @@ MISTAKES = {
         KEY, P, state=coins(em.Score()).init(KEY, P)
     ),
     "a state that is none": lambda: coins(em.Score()).grad(KEY, P, state={}),
+    "a state of another size": lambda: coins(TRAINED["average"]).grad(
+        KEY, P[:1], state=coins(TRAINED["average"]).init(KEY, P)
+    ),
     "a baseline of another shape": lambda: coins(MISSHAPEN).grad(
         KEY, P, state=coins(MISSHAPEN).init(KEY, P)
     ),
     "a baseline that closes over a draw": lambda: em.expectation(closing_over_the_draw).init(
         KEY, 0.3
+    ),
+    "a baseline that holds a draw": lambda: em.expectation(holding_the_draw).grad(
+        KEY, 0.3, state=em.expectation(holding_the_draw).init(KEY, 0.3)
     ),
     "an average in a while": lambda: em.expectation(in_a_while).init(KEY, 0.3),
     "a decay of one": lambda: em.MovingAverage(1.0),

@@ -6,6 +6,7 @@ Gregor 2014, section 2.3.2, whose input is the datum itself). They are detached:
 trained on its own loss, and the program is not trained to be predictable.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,7 @@ HIDDEN = 32
 
 def first_weights(key: Any, dist: Any) -> Any:
     """Parameters of a network with one hidden layer, from all parameters to all lanes."""
-    size, lanes = len(_features(dist)), max(1, int(jnp.zeros(dist.batch_shape).size))
+    size, lanes = len(_features(dist)), math.prod(dist.batch_shape)
     weights = jax.random.normal(key, (size, HIDDEN)) / max(size, 1) ** 0.5
     return {
         "hidden": (weights, jnp.zeros(HIDDEN)),
@@ -76,8 +77,8 @@ class LearnedBaseline(Baseline):
         True
     """
 
-    f: Callable[[Any, Any], Any] = network
-    start: Callable[[Any, Any], Any] = first_weights
+    f: Callable[[Any, Any], Any] = field(default=network, repr=False)
+    start: Callable[[Any, Any], Any] = field(default=first_weights, repr=False)
     optimizer: optax.GradientTransformation = field(  # type: ignore[misc]
         default=optax.adam(1e-2), repr=False
     )
@@ -88,16 +89,29 @@ class LearnedBaseline(Baseline):
                 raise _closes_over_the_program()
 
     def init(self, key: Any, law: Law) -> Any:
-        return jax.tree.map(jnp.asarray, law.static(lambda dist: self.start(key, dist)))
+        start = _of_its_own(self.start)
+        return jax.tree.map(jnp.asarray, law.static(lambda dist: start(key, dist)))
 
     def before(self, law: Law) -> Any:
         def one(dist: Any) -> Any:
-            found = jnp.asarray(self.f(law.state, jax.lax.stop_gradient(dist)))
+            found = jnp.asarray(_of_its_own(self.f)(law.state, jax.lax.stop_gradient(dist)))
             if found.shape != dist.batch_shape or not is_inexact(found):
                 raise _another_shape(law, found, dist.batch_shape)
             return found
 
         return law.map(one)
+
+
+def _of_its_own(fun: Callable) -> Callable:
+    """The function, which may not hold values of the program in any other way either."""
+
+    def call(*args: Any) -> Any:
+        try:
+            return fun(*args)
+        except jax.errors.UnexpectedTracerError as leaked:
+            raise _closes_over_the_program() from leaked
+
+    return call
 
 
 def _another_shape(law: Law, got: Any, expected: tuple[int, ...]) -> EstimandError:

@@ -76,8 +76,7 @@ class Relax(Strategy):
         return refuses(dist, index=True)
 
     def init(self, key: Any, law: Law) -> Any:
-        width = law.static(lambda d: 1 if isinstance(d, BERNOULLI) else d.probs.shape[-1])
-        size = 2 * width * math.prod(law.shape[i] for i in law.joint)
+        size = 2 * law.static(_width) * math.prod(law.shape[i] for i in law.joint)
         weights = jax.random.normal(key, (size, self.hidden)) / max(size, 1) ** 0.5
         return {
             "log_temperature": jnp.log(self.temperature),
@@ -95,7 +94,8 @@ class Relax(Strategy):
         rows = [squash(law, z, heat) for z in (drawn.z, drawn.conditional)]
         probs = jax.lax.stop_gradient(law.map(lambda dist: dist.probs))
         rows.append(jnp.broadcast_to(probs, rows[0].shape))
-        return jnp.stack([jnp.reshape(row, (*law.shape, -1)) for row in rows], axis=-2)
+        width = law.static(_width)
+        return jnp.stack([jnp.reshape(row, (*law.shape, width)) for row in rows], axis=-2)
 
     def combine(self, law: Law, values: Any, f: Any) -> Any:
         return f * ratio(law.log_prob(values)).astype(f.dtype)
@@ -115,3 +115,8 @@ class Relax(Strategy):
         x = jnp.stack([z, probs], axis=-1).astype(w.dtype)
         x = jnp.reshape(x, (*law.batch_shape, w.shape[0]))
         return jnp.tanh(x @ w + b) @ law.state["out"]
+
+
+def _width(dist: Any) -> int:
+    """The number of entries of the noise of a draw."""
+    return 1 if isinstance(dist, BERNOULLI) else int(dist.probs.shape[-1])

@@ -113,9 +113,9 @@ class Chooser:
         short = eqn.params.get("length", 1) <= UNROLLED
         return short and any(map(self._many, subjaxprs(eqn)))
 
-    def relaxes(self, site: Site, leaves: Any) -> bool:
+    def relaxes(self, site: Site, leaves: Any, turn: int) -> bool:
         """Whether a site was given a strategy that looks between its values, and can have it."""
-        strategy, _ = self.explicit(site, site.label or site.name or "")
+        strategy, _ = self.explicit(site, site.label or site.name or f"draw {turn}")
         if not isinstance(strategy, Strategy) or not strategy.relaxed:
             return False
         return strategy.refuses(site.structure.placeholder(site.bare(leaves))) is None

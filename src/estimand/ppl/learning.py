@@ -11,6 +11,7 @@ so that they lower its variance (`Strategy.tuned`; its mean does not depend on t
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -44,6 +45,9 @@ class State(NamedTuple):
         return {**self.learned, **self.tuned}
 
 
+NOTHING = State({}, {}, {})
+
+
 def learners(plan: Plan) -> dict[str, Path]:
     """The sites whose strategies have a state, by their label; repeated ones are numbered."""
     found, seen = {}, Counter[str]()
@@ -72,9 +76,15 @@ def by_path(plan: Plan, state: State | None, where: str) -> dict[Path, PyTree]:
     wanted = learners(plan)
     if not wanted and state is None:
         return {}
-    if not isinstance(state, State) or set(state.parameters) != set(wanted):
-        raise _another_state(where, sorted(wanted), state)
+    expected = jax.eval_shape(partial(first_state, plan), jax.random.key(0)) if wanted else NOTHING
+    if not isinstance(state, State) or _shapes(state) != _shapes(expected):
+        raise _another_state(where, expected, state)
     return {path: state.parameters[name] for name, path in wanted.items()}
+
+
+def _shapes(state: State) -> Any:
+    """What two states of one objective at one size of data have in common."""
+    return jax.tree.structure(state.parameters), *map(jnp.shape, jax.tree.leaves(state.parameters))
 
 
 def differentiated(value: Callable, inputs: Any, state: State, has_aux: bool) -> Any:
@@ -117,12 +127,21 @@ def _optimizer(plan: Plan, path: Path) -> optax.GradientTransformation:
     return optimizer
 
 
-def _another_state(where: str, wanted: list[str], got: Any) -> EstimandError:
-    held = sorted(got.parameters) if isinstance(got, State) else type(got).__name__
+def _another_state(where: str, expected: State, got: Any) -> EstimandError:
     return error(
         where,
         "some of its strategies learn, and have a state",
-        expected=f"the state of {', '.join(wanted) or 'no site'}",
-        got="state=None" if got is None else f"a state of {held}",
-        remedy="state = objective.init(key, *args), and pass state=state to every estimate",
+        expected=f"the state of {_described(expected)}",
+        got="state=None" if got is None else f"a state of {_described(got)}",
+        remedy="state = objective.init(key, *args), with arguments of these shapes, and pass "
+        "state=state to every estimate",
     )
+
+
+def _described(state: Any) -> str:
+    if not isinstance(state, State):
+        return type(state).__name__
+    shapes = {
+        k: [list(jnp.shape(x)) for x in jax.tree.leaves(v)] for k, v in state.parameters.items()
+    }
+    return ", ".join(f"{k} {shapes[k]}" for k in sorted(shapes)) or "no site"

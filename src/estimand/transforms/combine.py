@@ -121,8 +121,8 @@ def with_replacements(x: Lifted, own: int, axis: int) -> Lifted:
     """
 
     def replaced(x: Any) -> list[Any]:
-        lanes = np.eye(x.shape[axis], dtype=bool)
-        lanes = lanes.reshape(len(lanes), *(1,) * axis, -1, *(1,) * (x.ndim - axis - 1))
+        n = x.shape[axis]
+        lanes = np.eye(n, dtype=bool).reshape(n, *(1,) * axis, n, *(1,) * (x.ndim - axis - 1))
         others = jnp.isfinite(x) & ~lanes
         count = jnp.maximum(jnp.sum(others, axis=1 + axis, keepdims=True), 1)
         total = jnp.sum(jnp.where(others, x, 0), axis=1 + axis, keepdims=True)

@@ -6,17 +6,18 @@ computed from it with it, through casts, arithmetic and moves of data, as far as
 a floating number. Any continuous extension will do, since it only enters control variates (or
 estimators that are called biased).
 
-An operation that has no continuous extension (a comparison, an index, a branch) is refused.
-Inside of a density it is given the nearest integer value instead: whether a value is in the
-support is not a question of what lies in between.
+An operation that has no continuous extension (a comparison, an index, a branch) is refused. Inside
+of a density the value may be compared, for the sake of its support: then it is the nearest
+integer that is, and all that may be made of the verdict is to put -inf in a density's place.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from estimand.errors import EstimandError, error
 from estimand.transforms.continuous import is_density
@@ -28,6 +29,7 @@ from estimand.transforms.jaxprs import (
     bind_environment,
     close,
     evaluate,
+    is_concrete,
     read,
     subjaxprs,
     trace,
@@ -41,6 +43,7 @@ MOVES = frozenset(
 ARITHMETIC = frozenset(
     "add sub mul neg square integer_pow reduce_sum cumsum dot_general add_any".split()
 )
+SPREAD = frozenset("convert_element_type broadcast_in_dim reshape copy".split())
 CALLS = frozenset("jit pjit closed_call core_call".split())
 
 
@@ -51,48 +54,99 @@ class Soft(NamedTuple):
     hard: Any
 
 
-def relax(jaxpr: Jaxpr, wanted: Callable[[Site, Sequence[Any]], bool]) -> Jaxpr:
-    """The same flat program, in which the values of the wanted sites are floating."""
-    sites = [eqn for eqn in close(jaxpr).jaxpr.eqns if eqn.primitive is sample_p]
-    if not any(wanted(eqn.params["site"], [v.aval for v in eqn.invars]) for eqn in sites):
+class Verdict(NamedTuple):
+    """Integers and truths that come from the nearest integers, inside of a density."""
+
+    value: Any
+
+
+def relax(jaxpr: Jaxpr, wanted: Callable[[Site, Sequence[Any], int], bool]) -> Jaxpr:
+    """The same flat program, in which the values of the wanted sites are floating.
+
+    `wanted(site, leaves, turn)` is asked of each, and told its turn in the program.
+    """
+    chosen, turn = set[int](), 0
+    for i, eqn in enumerate(close(jaxpr).jaxpr.eqns):
+        here = eqn.primitive is sample_p
+        if here and wanted(eqn.params["site"], [v.aval for v in eqn.invars], turn):
+            chosen.add(i)
+        turn += here + sum(map(_count, subjaxprs(eqn)))
+    if not chosen:
         return jaxpr
 
     def run(*args: Any) -> list[Any]:
-        outs = _Relaxation(wanted).run(jaxpr, args)
-        return [out.hard if isinstance(out, Soft) else out for out in outs]
+        outs = _Relaxation().run(jaxpr, args, chosen)
+        return [x.hard if isinstance(x, Soft) else x for x in outs]
 
     return trace(run, *(v.aval for v in close(jaxpr).jaxpr.invars))[0]
 
 
+def _count(jaxpr: Jaxpr) -> int:
+    """The number of sites in a body."""
+    eqns = close(jaxpr).jaxpr.eqns
+    return sum((e.primitive is sample_p) + sum(map(_count, subjaxprs(e))) for e in eqns)
+
+
 class _Relaxation:
-    def __init__(self, wanted: Callable[[Site, Sequence[Any]], bool]):
-        self.wanted = wanted
+    def __init__(self) -> None:
         self.site: Site | None = None  # for messages: the last that was made floating
         self.dense = False  # inside of a density
+        self.never: list[Any] = []  # arrays that are -inf throughout
 
-    def run(self, jaxpr: Jaxpr, args: Sequence[Any]) -> list[Any]:
+    def run(
+        self, jaxpr: Jaxpr, args: Sequence[Any], chosen: Collection[int] = frozenset()
+    ) -> list[Any]:
+        """The values of the equations, of which the `chosen` are sites to be made floating."""
         env = bind_environment(jaxpr, args)
         inner = close(jaxpr).jaxpr
-        for eqn in inner.eqns:
+        for i, eqn in enumerate(inner.eqns):
             operands = [read(env, v) for v in eqn.invars]
-            env.update(zip(eqn.outvars, self._one(eqn, operands), strict=True))
+            if i in chosen:
+                outs = [self._value(eqn.params["site"], operands)]
+            else:
+                outs = self._one(eqn, operands)
+            env.update(zip(eqn.outvars, outs, strict=True))
         return [read(env, v) for v in inner.outvars]
 
     def _one(self, eqn: Equation, operands: list[Any]) -> list[Any]:
-        if eqn.primitive is sample_p and self.wanted(eqn.params["site"], operands):
-            return [self._value(eqn.params["site"], operands)]
-        if not any(isinstance(x, Soft) for x in operands):
-            return evaluate(eqn, *operands)
-        if eqn.primitive.name in CALLS and not any(map(has_sites, subjaxprs(eqn))):
+        name = eqn.primitive.name
+        touched = any(isinstance(x, Soft | Verdict) for x in operands)
+        if name in CALLS and (touched or self.dense) and not any(map(has_sites, subjaxprs(eqn))):
             return self._call(eqn, operands)
+        if not touched:
+            outs = evaluate(eqn, *operands)
+            if name in SPREAD and self._is_never(operands[0]):
+                self.never += outs
+            return outs
+        if any(isinstance(x, Verdict) for x in operands):
+            return self._judged(eqn, operands)
         hard = evaluate(eqn, *(x.hard if isinstance(x, Soft) else x for x in operands))
         soft = self._extended(eqn, [x.soft if isinstance(x, Soft) else x for x in operands])
         if soft is not None:
             pairs = zip(soft, hard, strict=True)
             return [s if is_inexact(h) else Soft(s, h) for s, h in pairs]
-        if self.dense:
-            return hard
+        if self.dense and not any(map(is_inexact, hard)):
+            return [Verdict(x) for x in hard]
         raise _no_extension(eqn, self.site)
+
+    def _judged(self, eqn: Equation, operands: list[Any]) -> list[Any]:
+        """What is made of verdicts: others, or -inf in a density's place."""
+        plain = [x.value if isinstance(x, Verdict) else x for x in operands]
+        if eqn.primitive.name == "select_n" and isinstance(operands[0], Verdict):
+            cases = operands[1:]
+            if any(map(self._is_never, cases)) and not any(isinstance(x, Soft) for x in cases):
+                return evaluate(eqn, *plain)
+        outs = evaluate(eqn, *(x.hard if isinstance(x, Soft) else x for x in plain))
+        if not any(map(is_inexact, outs)):
+            return [Verdict(x) for x in outs]
+        raise _no_extension(eqn, self.site)
+
+    def _is_never(self, x: Any) -> bool:
+        if isinstance(x, Soft | Verdict):
+            return False
+        if any(x is y for y in self.never):
+            return True
+        return is_concrete(x) and is_inexact(x) and bool(np.all(np.asarray(x) == -np.inf))
 
     def _call(self, eqn: Equation, operands: list[Any]) -> list[Any]:
         outer, self.dense = self.dense, self.dense or is_density(eqn)
@@ -116,8 +170,8 @@ class _Relaxation:
             return evaluate(eqn, *operands)
         if name == "convert_element_type":
             to = params["new_dtype"]
-            if to == jnp.bool_:
-                return None
+            if not (jnp.issubdtype(to, jnp.inexact) or jnp.issubdtype(to, jnp.signedinteger)):
+                return None  # there is no -1 in between unsigned integers
             return [operands[0].astype(to) if jnp.issubdtype(to, jnp.inexact) else operands[0]]
         if name not in MOVES | ARITHMETIC:
             return None
@@ -134,7 +188,8 @@ class _Relaxation:
             return None  # it is the index
         if "preferred_element_type" in params:
             params["preferred_element_type"] = dtype
-        return evaluate(eqn.replace(params=params), *cast)
+        outs = eqn.primitive.bind(*cast, **params)
+        return list(outs) if eqn.primitive.multiple_results else [outs]
 
 
 def _no_extension(eqn: Equation, site: Site | None) -> EstimandError:

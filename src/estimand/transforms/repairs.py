@@ -3,7 +3,9 @@
 NumPyro 0.22 writes the Bernoulli and binomial densities in their logits l with clip(l, 0),
 whose derivative JAX takes as 1, not 1/2, at the tie l = 0: the score at l = 0, where zero
 weights start, is off by 1/2. Here they are written in a softplus that knows its derivative, the
-logistic function, at every order; jax.nn.softplus does as well, at three times the cost.
+logistic function, at every order; jax.nn.softplus does as well, at three times the cost. The
+derivative of a Bernoulli's density in its probability is NaN at zero once it is multiplied with
+more than three or so.
 
 Its categorical and multinomial draw from p_k / sum_j p_j but score with log p_k, which differ, in
 value or in derivative, wherever the sum is not held at one. Here the probabilities are
@@ -38,6 +40,19 @@ class _BernoulliLogits(dists.BernoulliLogits):
         return jnp.where((value == 0) | (value == 1), -_softplus(sign * self.logits), -jnp.inf)
 
 
+class _BernoulliProbs(dists.BernoulliProbs):
+    def log_prob(self, value: Any) -> Any:
+        """log(x p + (1 - x) (1 - p)), clamped as NumPyro clamps it, and -inf for anything else.
+
+        The outcome that is not there has no part in it: at p = 0 its derivative would be zero
+        times one that overflows.
+        """
+        x, tiny = jnp.asarray(value, self.probs.dtype), jnp.finfo(self.probs.dtype).tiny
+        chosen = x * self.probs + (1 - x) * (1 - self.probs)
+        log_prob = jnp.log(jnp.maximum(chosen, tiny))
+        return jnp.where((value == 0) | (value == 1), log_prob, -jnp.inf)
+
+
 class _Normalised:
     @classmethod
     def tree_unflatten(cls, aux_data: Any, params: Any) -> Any:
@@ -55,8 +70,8 @@ class _MultinomialProbs(_Normalised, dists.MultinomialProbs):
         """log n! + sum_k [x_k log p_k - log x_k!], with no derivative of 0 log 0."""
         x = jnp.asarray(value, self.probs.dtype)
         possible = self.probs > 0
-        impossible = jnp.where(jnp.asarray(value) > 0, -jnp.inf, 0.0).astype(x.dtype)
-        logs = jnp.where(possible, xlogy(x, jnp.where(possible, self.probs, 1.0)), impossible)
+        logs = xlogy(x, jnp.where(possible, self.probs, 1.0))
+        logs = jnp.where(possible | (jnp.asarray(value) == 0), logs, -jnp.inf)
         return gammaln(self.total_count + 1.0) + jnp.sum(logs - gammaln(x + 1.0), axis=-1)
 
 
@@ -70,9 +85,14 @@ class _BinomialLogits(dists.BinomialLogits):
         return jnp.where((0 <= k) & (k <= n), choose - ones - zeros, -jnp.inf)
 
 
-MASKING = (_BernoulliLogits, _BinomialLogits)  # outside of the support -inf, without validation
+MASKING = (
+    _BernoulliLogits,
+    _BernoulliProbs,
+    _BinomialLogits,
+)  # outside of the support -inf, without validation
 REPAIRED: dict[type[dists.Distribution], type[dists.Distribution]] = {
     dists.BernoulliLogits: _BernoulliLogits,
+    dists.BernoulliProbs: _BernoulliProbs,
     dists.BinomialLogits: _BinomialLogits,
     dists.CategoricalProbs: _CategoricalProbs,
     dists.MultinomialProbs: _MultinomialProbs,
