@@ -1,120 +1,39 @@
-"""Measure-valued (weak) derivatives: d p_theta = c (p+ - p-), a difference of two laws.
+"""Measure-valued (weak) derivatives: the derivative of a law as a difference of two laws.
 
-    d/dtheta E[f] = E_{x ~ p, x+ ~ p+, x- ~ p-}[c (f(x+) - f(x-))]
+    d/dtheta E[f] = E[c (f(x+) - f(x-))]
 
-(Pflug 1989; Mohamed et al. 2020, section 6 and table 1). The surrogate is
+(Pflug 1989; Mohamed et al. 2020, section 6). f may be discontinuous, as for the score, whose
+variance it avoids: it is a difference of f at two points that are drawn together. The surrogate is
 
     f(x) + sum_k first_order(c_k (f(x_k+) - f(x_k-)), theta_k),
 
-whose value is f at an ordinary draw. The pairs are coupled, so that their difference has
-little variance:
-
-    Bernoulli(p)      f(1) - f(0);   the draw and its complement
-    Categorical(p_k)  f(k) - f(x), against p_k; probabilities sum to one, so -f(x) is free
-    Normal(mu, s)     mu: c = 1/(s sqrt(2 pi)), x = mu +- s w, w ~ Rayleigh
-                      s:  c = 1/s, x+ = mu + s m, x- = mu + s m u, m double-sided Maxwell,
-                      u uniform (then m u is standard normal)
-    Poisson(r)        f(x + 1) - f(x)
-    Exponential(r)    c = 1/r, f(x) - f(x + e), e ~ Exponential(r): x + e ~ Gamma(2, r)
-    Gamma(a, r)       r: c = a/r, f(x) - f(x + e), e ~ Exponential(r): x + e ~ Gamma(a + 1, r)
-
-Lanes that meet are differentiated one at a time, all others at their draw.
+whose value is f at an ordinary draw. Which c, x+ and x- belong to which distribution is in
+`weak_derivatives.py`. Lanes that meet are differentiated one at a time, all others at their draw,
+by the product rule for independent lanes.
 """
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dists
 
 from estimand.errors import EstimandError, error
+from estimand.estimators.weak_derivatives import MISSING, RULES, Pair, rule_of
 from estimand.transforms.distributions import promoting
 from estimand.transforms.guards import refuse_derivative
-from estimand.transforms.repairs import REPAIRED
 from estimand.transforms.strategy import Law, Strategy
-
-
-class Pair(NamedTuple):
-    """One parameter's weak derivative at a draw: c (f(plus) - f(minus)) (theta - sg theta)."""
-
-    theta: Any
-    c: Any
-    plus: Any
-    minus: Any
-
-
-def bernoulli(key: Any, d: Any, x: Any) -> list[Pair]:
-    one = jnp.ones_like(x)
-    probs = jnp.broadcast_to(d.probs, d.batch_shape)
-    possible = (0 < probs) & (probs < 1)
-    plus, minus = jnp.where(possible, one, x), jnp.where(possible, 0 * one, x)
-    return [Pair(probs, jnp.ones_like(probs), plus, minus)]
-
-
-def categorical(key: Any, d: Any, x: Any) -> list[Pair]:
-    probs = jnp.broadcast_to(d.probs, (*d.batch_shape, d.probs.shape[-1]))
-    return [
-        Pair(p, jnp.ones_like(p), jnp.where(p > 0, jnp.full_like(x, k), x), x)
-        for k, p in enumerate(jnp.moveaxis(probs, -1, 0))
-    ]
-
-
-def normal(key: Any, d: Any, x: Any) -> list[Pair]:
-    key_w, key_m, key_sign, key_u = jax.random.split(key, 4)
-    loc, scale = (jnp.broadcast_to(p, d.batch_shape) for p in (d.loc, d.scale))
-    w = jax.random.rayleigh(key_w, 1.0, d.batch_shape, x.dtype)
-    m = jax.random.chisquare(key_m, 3.0, shape=d.batch_shape, dtype=x.dtype) ** 0.5
-    m = m * jax.random.rademacher(key_sign, d.batch_shape, x.dtype)
-    u = jax.random.uniform(key_u, d.batch_shape, x.dtype)
-    by_loc = Pair(loc, 1 / (scale * math.sqrt(2 * math.pi)), loc + scale * w, loc - scale * w)
-    return [by_loc, Pair(scale, 1 / scale, loc + scale * m, loc + scale * m * u)]
-
-
-def poisson(key: Any, d: Any, x: Any) -> list[Pair]:
-    rate = jnp.broadcast_to(d.rate, d.batch_shape)
-    return [Pair(rate, jnp.ones_like(rate), x + 1, x)]
-
-
-def exponential(key: Any, d: Any, x: Any) -> list[Pair]:
-    rate = jnp.broadcast_to(d.rate, d.batch_shape)
-    e = jax.random.exponential(key, d.batch_shape, x.dtype) / rate
-    return [Pair(rate, 1 / rate, x, x + e)]
-
-
-def gamma(key: Any, d: Any, x: Any) -> list[Pair]:
-    rate = jnp.broadcast_to(d.rate, d.batch_shape)
-    e = jax.random.exponential(key, d.batch_shape, x.dtype) / rate
-    return [Pair(rate, d.concentration / rate, x, x + e)]
-
-
-PAIRS: dict[type, Callable[[Any, Any, Any], list[Pair]]] = {
-    dists.BernoulliProbs: bernoulli,
-    dists.BernoulliLogits: bernoulli,
-    dists.CategoricalProbs: categorical,
-    dists.CategoricalLogits: categorical,
-    dists.Normal: normal,
-    dists.Poisson: poisson,
-    dists.Exponential: exponential,
-    dists.Gamma: gamma,
-}
-
-
-def _pairs_of(dist: Any) -> Any:
-    """By the distribution's own class, or the one that it repairs; not by any parent."""
-    cls = type(dist)
-    return PAIRS.get(cls) or PAIRS.get(next((a for a, b in REPAIRED.items() if b is cls), cls))
 
 
 @dataclass(frozen=True)
 class MeasureValued(Strategy):
     """Coupled differences of the rest of the program; first order only.
 
-    Costs two evaluations per parameter and, where lanes meet, per lane.
+    Costs one evaluation more per parameter (two for the mean of a Normal or LogNormal) and, where
+    lanes meet, per lane. It is for Bernoulli, Binomial, Categorical, Poisson, Normal, LogNormal,
+    Exponential, Weibull (in its scale), Gamma, Beta and Dirichlet.
 
     Example:
         >>> import estimand as em, jax, numpyro.distributions as dist
@@ -124,48 +43,68 @@ class MeasureValued(Strategy):
         >>> value, grad = heads.value_and_grad(jax.random.key(0), 0.25)
         >>> float(value) in (0.0, 10.0), float(grad)  # the value of one draw
         (True, 10.0)
+        >>> @em.expectation
+        ... def above_one(a):
+        ...     x = em.draw(dist.Gamma(a, 1.0), via=em.MeasureValued())
+        ...     return (x > 1.0).astype(float)
+        >>> grad = above_one.grad(jax.random.key(0), 1.0, num_samples=10_000)
+        >>> bool(abs(grad - 0.4317) < 0.03)
+        True
     """
 
     order = 1
     caveat = "no derivative from points of probability zero"
 
     def refuses(self, dist: Any) -> str | None:
-        if _pairs_of(dist):
+        if rule_of(dist):
             return None
-        names = ", ".join(sorted({cls.__name__ for cls in PAIRS}))
+        names = ", ".join(sorted({cls.__name__ for cls in RULES}))
         return f"no weak derivative of it is known here (known: {names})"
 
     def count(self, dist: Any, joint: int) -> int:
         def pairs_of(key: Any) -> Any:
-            return _pairs_of(dist)(key, dist, dist.sample(key))
+            return _rule(dist)(key, dist, dist.sample(key))
 
         pairs = jax.eval_shape(promoting(pairs_of), jax.random.key(0))
-        return 1 + 2 * len(pairs) * max(joint, 1)
+        return 1 + len(_ends(pairs)) * max(joint, 1)
 
     def points(self, key: Any, law: Law) -> Any:
-        key_x, key_pair = jax.random.split(key)
-        x = law.sample(key_x)
-        ends = [end for pair in self._pairs(key_pair, law, x) for end in (pair.plus, pair.minus)]
-        replaced = [jnp.where(mask, end, x) for mask in _lane_masks(law) for end in ends]
+        x = law.sample(jax.random.split(key)[0])
+        ends = _ends(self._pairs(key, law, x))
+        event = (1,) * (x.ndim - len(law.shape))
+        masks = [mask.reshape(mask.shape + event) for mask in _lane_masks(law)]
+        replaced = [jnp.where(mask, end.astype(x.dtype), x) for mask in masks for end in ends]
         return jax.lax.stop_gradient(jnp.stack([x, *replaced]))
 
     def _pairs(self, key: Any, law: Law, x: Any) -> list[Pair]:
+        """The same for `points` and for `combine`, which draw the same noise."""
+        key = jax.random.split(key)[1]
         keys = jax.random.split(key, law.site.lanes) if law.site.lanes else key
-        return law.map(lambda d, key, x: _pairs_of(d)(key, d, x), keys, x)
+        return law.map(lambda d, key, x: _rule(d)(key, d, x), keys, x)
 
     def combine(self, law: Law, values: Any, f: Any) -> Any:
         law = _only_known_parameters(law)
-        x = values[0]
-        pairs = self._pairs(jax.random.key(0), law, x)  # for theta and c, which need no key
-        masks = _lane_masks(law)
-        differences = f[1:].reshape(len(masks), len(pairs), 2, *f.shape[1:])
-        surrogate = f[0]
-        for mask, lane in zip(masks, differences, strict=True):
-            for pair, (plus, minus) in zip(pairs, lane, strict=True):
-                theta, c = (_at_lane(p, mask, law) for p in (pair.theta, pair.c))
-                slope = c.astype(f.dtype) * (plus - minus)
-                surrogate = surrogate + law.first_order(self, slope, theta.astype(f.dtype))
+        pairs = self._pairs(law.key, law, values[0])
+        surrogate, others = f[0], iter(f[1:])
+        for mask in _lane_masks(law):
+            for pair in pairs:
+                plus, minus = next(others), f[0] if pair.minus is None else next(others)
+                theta, c = (_at_lane(p, mask, law).astype(f.dtype) for p in (pair.theta, pair.c))
+                lost = jnp.where(jnp.isnan(theta), jnp.nan, jnp.zeros_like(theta))  # counts hide it
+                slope = c * (plus - minus) + lost
+                surrogate = surrogate + lost + law.first_order(self, slope, theta)
         return surrogate
+
+
+def _rule(dist: Any) -> Any:
+    rule = rule_of(dist)
+    assert rule is not None  # or it was refused
+    return rule
+
+
+def _ends(pairs: list[Pair]) -> list[Any]:
+    """The points other than the draw, in the order in which `combine` takes them."""
+    return [end for pair in pairs for end in (pair.plus, pair.minus) if end is not None]
 
 
 def _lane_masks(law: Law) -> list[np.ndarray]:
@@ -181,23 +120,24 @@ def _at_lane(parameter: Any, mask: np.ndarray, law: Law) -> Any:
 
 
 def _only_known_parameters(law: Law) -> Law:
-    """Gamma's concentration has no weak derivative here: differentiating it is refused."""
-    if law.site.structure.cls is not dists.Gamma:
+    """The law, whose parameters without a weak derivative refuse to be differentiated."""
+    missing = MISSING.get(law.site.structure.cls)
+    if missing is None:
         return law
+    why = partial(_unknown, law.label, law.site.source, law.site.distribution, missing)
     names = [name for name, _ in law.site.structure.slots()]
-    why = partial(_no_concentration, law.label, law.site.source)
     leaves = [
-        leaf if name == "rate" else refuse_derivative(leaf, why)
+        refuse_derivative(leaf, why) if name == missing else leaf
         for name, leaf in zip(names, law.leaves, strict=True)
     ]
     return type(law)(**{**law.__dict__, "leaves": leaves})
 
 
-def _no_concentration(label: str, source: str) -> EstimandError:
+def _unknown(label: str, source: str, distribution: str, parameter: str) -> EstimandError:
     return error(
         f"site {label!r} ({source})",
-        "MeasureValued() differentiates a Gamma in its rate only",
-        expected="a concentration that no differentiated argument reaches",
-        got="a derivative in the concentration",
+        f"MeasureValued() does not differentiate a {distribution} in its {parameter}",
+        expected=f"a {parameter} that no differentiated argument reaches",
+        got=f"a derivative in the {parameter}",
         remedy="use Pathwise() or Score() for this site",
     )
