@@ -188,7 +188,7 @@ def the_same_plate_below_a_higher_cap(t):
 
 @refused
 def measure_valued_flips_that_multiply(t):
-    flips = [em.draw(dist.Bernoulli(probs=t[0]), via=em.MeasureValued()) for _ in range(11)]
+    flips = [em.draw(dist.Bernoulli(probs=t[0]), via=em.MeasureValued()) for _ in range(17)]
     return jnp.exp(sum(x.astype(float) for x in flips))
 
 

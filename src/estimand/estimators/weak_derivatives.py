@@ -46,7 +46,8 @@ Dirichlet(a). x = g / t with g_k ~ Gamma(a_k, 1) and t = sum g ~ Gamma(sum a, 1)
     x. So given x draw t, and let g_k jump as above: y = (t x + j e_k) / (t + j),
     c = sqrt(pi / j). Beta(a, b) is the first coordinate of Dirichlet(a, b).
 
-A point of probability zero is replaced by the draw, which drops the one-sided derivative.
+A Bernoulli, categorical or binomial value of probability zero is replaced by the draw, which drops
+the one-sided derivative: f may be undefined there. Poisson's at r = 0 is that of r > 0.
 """
 
 import math
