@@ -5,7 +5,10 @@ answer, *and* 8 standard errors are less than the smallest bias worth catching. 
 cannot see that bias fails too, by the second half.
 """
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 REJECT, RESOLVE = 5.0, 8.0
@@ -72,6 +75,28 @@ def enough_draws(objective, exact, min_bias, *args, batch=2**12, most=2**20):
         parts = [samples, *(sampler(keys(batch, seed), *args) for seed in seeds)]
         samples = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     return samples
+
+
+@dataclasses.dataclass(frozen=True)
+class Relative:
+    """An objective whose estimates are divided by exact answers, so that all of those are one.
+
+    One number is then the smallest bias worth catching of each.
+    """
+
+    objective: object
+    answer: tuple  # of arrays
+
+    def value_and_grad(self, key, t, argnums=0):
+        answer = tuple(jnp.asarray(a, t.dtype) for a in self.answer)
+        return jax.tree.map(jnp.divide, self.objective.value_and_grad(key, t), answer)
+
+
+def assert_unbiased_to(objective, answer, bias, theta):
+    """Value and gradient are unbiased; a bias of this part of any entry would have been seen."""
+    ones = jax.tree.map(np.ones_like, answer)
+    found = enough_draws(Relative(objective, answer), ones, bias, theta)
+    assert_unbiased(found, ones, bias)
 
 
 def _size(samples):

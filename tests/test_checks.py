@@ -213,7 +213,7 @@ NOT_CARRIED = {
     "Pathwise for counts": (lambda t: dist.Poisson(t[0]), em.Pathwise()),
     "Enumerate for counts": (lambda t: dist.Poisson(t[0]), em.Enumerate()),
     "Enumerate for normals": (lambda t: dist.Normal(t[0], 1.0), em.Enumerate()),
-    "MeasureValued for Student's t": (lambda t: dist.StudentT(3.0, t[0]), em.MeasureValued()),
+    "MeasureValued for a Student's t": (lambda t: dist.StudentT(t[0], t[1]), em.MeasureValued()),
     "Pathwise for von Mises": (lambda t: dist.VonMises(t[0], t[1]), em.Pathwise()),
     "Enumerate over a traced bound": (
         lambda t: dist.Binomial(t[0].astype(int) + 3, probs=t[0]),
@@ -234,9 +234,14 @@ def test_a_strategy_that_the_distribution_cannot_carry_lists_those_that_it_can(n
     check_message(f"a strategy not carried: {name}", trace, site(*NOT_CARRIED[name]))
 
 
+@fine
+def measure_valued_gamma_with_a_differentiated_concentration(t):
+    return em.sample("x", dist.Gamma(t[0], 1.0), via=em.MeasureValued())
+
+
 @refused
 def measure_valued_weibull_with_a_differentiated_concentration(t):
-    return em.sample("x", dist.Weibull(1.0, t[0]), via=em.MeasureValued())
+    return em.sample("x", dist.Weibull(t[0], t[1]), via=em.MeasureValued())
 
 
 @refused

@@ -2,8 +2,9 @@
 
     d/dtheta E[f] = E[c (f(x+) - f(x-))]
 
-(Pflug 1989; Mohamed et al. 2020, section 6). f may be discontinuous, as for the score, whose
-variance it avoids: it is a difference of f at two points that are drawn together. The surrogate is
+(Pflug 1989; Mohamed et al. 2020, section 6). f may be discontinuous, as for the score. The two
+points are drawn together, so that the variance does not grow with the size of f, and is small
+where f is smooth. The surrogate is
 
     f(x) + sum_k first_order(c_k (f(x_k+) - f(x_k-)), theta_k),
 
@@ -33,7 +34,8 @@ class MeasureValued(Strategy):
 
     Costs one evaluation more per parameter (two for the mean of a Normal or LogNormal) and, where
     lanes meet, per lane. It is for Bernoulli, Binomial, Categorical, Poisson, Normal, LogNormal,
-    Exponential, Weibull (in its scale), Gamma, Beta and Dirichlet.
+    Exponential, Weibull (in its scale), Gamma, Beta and Dirichlet. In a concentration of at most
+    1/2, the variance is infinite where the program takes the logarithm of the draw.
 
     Example:
         >>> import estimand as em, jax, numpyro.distributions as dist

@@ -7,46 +7,48 @@ single further value y, coupled with x, suffices:
 
     d/dtheta E[f(x)] = E[c (f(y) - f(x))].
 
-Bernoulli(p). The derivative is f(1) - f(0): y = 1 - x and c = 1 - 2x.
+**Bernoulli(p).** The derivative is f(1) - f(0), so y = 1 - x and c = 1 - 2x.
 
-Categorical(p_k). sum_k p_k f(k), whose derivative in p_k is f(k): y = k, c = 1. What f(x) adds
-    is the same for all k, and the p_k sum to one.
+**Categorical(p_k).** The derivative of sum_k p_k f(k) in p_k is f(k), so y = k and c = 1. What
+f(x) adds is the same for all k, and the p_k sum to one.
 
-Binomial(n, p). n (f(w + 1) - f(w)) with w ~ Binomial(n - 1, p), by the product rule over the
-    trials. Leaving out a trial of x makes it w; it was a success with probability x / n, and then
-    (w + 1, w) = (x, x - 1), and otherwise (x + 1, x): c = -n or n.
+**Binomial(n, p).** By the product rule over the trials it is n (f(w + 1) - f(w)) with
+w ~ Binomial(n - 1, p). To leave out a trial of x makes it w. That was a success with probability
+x / n, and then (w + 1, w) = (x, x - 1), and otherwise (x + 1, x): c is -n or n.
 
-Poisson(r). d/dr e^-r r^k / k! = p(k - 1) - p(k): y = x + 1, c = 1.
+**Poisson(r).** The derivative of e^-r r^k / k! is p(k - 1) - p(k), so y = x + 1 and c = 1.
 
-Normal(mu, s), phi the standard density and z = (x - mu) / s.
-    mu: E[z f] / s, and |z| phi(z) sqrt(2 pi) / 2 is a Rayleigh variable w with a random sign:
-        c = 1 / (s sqrt(2 pi)) times f(mu + s w) - f(mu - s w).
-    s:  E[(z^2 - 1) f] / s, and m of density z^2 phi(z) is double-sided Maxwell. u m is standard
-        normal for u uniform (a coordinate of a point on a sphere of radius |m|), so take
-        u m = z: the density of m given z is |m| phi(m) / phi(z) beyond z, that is
-        m^2 = z^2 + 2e with e ~ Exponential(1). So c = 1 / s, y = mu + s m, sign(m) = sign(z).
+**Normal(mu, s)**, with phi the standard density and z = (x - mu) / s. In mu it is E[z f] / s, where
+z phi(z) is 1 / sqrt(2 pi) times the density of w ~ Rayleigh, minus that of -w. So
+c = 1 / (s sqrt(2 pi)), and the difference is f(mu + s w) - f(mu - s w).
+In s it is E[(z^2 - 1) f] / s, and a variable m of density z^2 phi(z) is double-sided Maxwell.
+With u uniform, u m is standard normal (a coordinate of a point on a sphere of radius abs(m)), so
+take u m = z. Given z, the density of m is proportional to m phi(m) beyond z, on the side of z, so
+m^2 = z^2 + 2e with e ~ Exponential(1): c = 1 / s and y = mu + s m.
 
-LogNormal(mu, s). Those of Normal, exponentiated.
+**LogNormal(mu, s).** The same points, exponentiated.
 
-Gamma(a, r).
-    r: d/dr p = (a / r - x) p = (a / r) (p - q), q the density of Gamma(a + 1, r), to which x + e
-        belongs with e ~ Exponential(r): c = -a / r, y = x + e.
-    a: x is a gamma process at time a. Its next step, Gamma(h, r), is of density
-        r^h j^(h - 1) e^(-r j) / Gamma(h), which is h e^(-r j) / j to first order in h. So
-        d/da E[f(x)] = int_0^inf E[f(x + j) - f(x)] e^(-r j) / j dj; with j ~ Gamma(1/2, r), of
-        density sqrt(r / (pi j)) e^(-r j), this is y = x + j, c = sqrt(pi / (r j)).
-        E[c^2 (f(y) - f(x))^2] is finite where E[(f(x + j) - f(x))^2] is O(j^b) for a b > 1/2.
-        Jumps inside the support have b = 1, so do kinks; f = log x needs a > 1/2.
+**Gamma(a, r).** In r the derivative of the density p is (a / r - x) p = (a / r) (p - q) with q the
+density of Gamma(a + 1, r), to which x + e belongs for e ~ Exponential(r): c = -a / r, y = x + e.
+In a, x is a gamma process at time a. Its next step is Gamma(h, r), of density
+r^h j^(h - 1) e^(-r j) / Gamma(h), which is h e^(-r j) / j to first order in h. So
 
-Exponential(r) is Gamma(1, r), and (x / s)^k is Exponential(1) for x ~ Weibull(s, k), that is x^k
-    is exponential of rate s^-k, whose derivative in s is -k s^-(k+1): c = k / s and
-    y = s ((x / s)^k + e)^(1/k), e ~ Exponential(1).
+    d/da E[f(x)] = int_0^inf E[f(x + j) - f(x)] e^(-r j) / j dj,
 
-Dirichlet(a). x = g / t with g_k ~ Gamma(a_k, 1) and t = sum g ~ Gamma(sum a, 1) independent of
-    x. So given x draw t, and let g_k jump as above: y = (t x + j e_k) / (t + j),
-    c = sqrt(pi / j). Beta(a, b) is the first coordinate of Dirichlet(a, b).
+which with j ~ Gamma(1/2, r), of density sqrt(r / (pi j)) e^(-r j), is c = sqrt(pi / (r j)) and
+y = x + j. E[c^2 (f(y) - f(x))^2] is finite where E[(f(x + j) - f(x))^2] is O(j^b) for a b > 1/2.
+A jump inside the support has b = 1, f = log x needs a > 1/2.
 
-A point of probability zero is replaced by the draw, which drops the one-sided derivative.
+**Exponential(r)** is Gamma(1, r). **Weibull(s, k)**: x^k is exponential of rate s^-k, and the
+derivative of that in s is -k s^-(k + 1), so c = k / s and y = s ((x / s)^k + e)^(1/k) with
+e ~ Exponential(1).
+
+**Dirichlet(a).** x = g / t with g_k ~ Gamma(a_k, 1), and t = sum g ~ Gamma(sum a, 1) is independent
+of x. So, given x, draw t, and let g_k jump as above: y = (t x + j e_k) / (t + j) with e_k the
+unit vector, c = sqrt(pi / j). **Beta(a, b)** is the first coordinate of Dirichlet((a, b)).
+
+A Bernoulli, categorical or binomial value of probability zero is replaced by the draw, which drops
+the one-sided derivative: f may be undefined there. Poisson's at r = 0 is that of r > 0.
 """
 
 import math

@@ -32,19 +32,20 @@ def draw(site: Site, key: Any, leaves: list[Any]) -> Any:
     def one(key: Any, *leaves: Any) -> Any:
         try:
             return site.structure.build(list(leaves)).sample(key)
-        except NotImplementedError:
-            raise _cannot_draw(site) from None
+        except (NotImplementedError, ImportError) as problem:
+            raise _cannot_draw(site, problem) from None
 
     in_axes: Any = [[0, *axes] for axes in site.in_axes()]
     return over_lanes(one, site.lanes, in_axes)(keys, *leaves)
 
 
-def _cannot_draw(site: Site) -> EstimandError:
+def _cannot_draw(site: Site, problem: Exception) -> EstimandError:
+    missing = f", for which NumPyro says: {problem}" if isinstance(problem, ImportError) else ""
     return error(
         site.where,
         f"{site.distribution} has no sampler",
         expected="a distribution that can be drawn from, or a value for it",
-        got=f"a draw of {site.distribution}",
+        got=f"a draw of {site.distribution}{missing}",
         remedy="give its value to assess or log_density; a guide needs a proper distribution",
     )
 
