@@ -87,9 +87,13 @@ class Relative:
     objective: object
     answer: tuple  # of arrays
 
-    def value_and_grad(self, key, t, argnums=0):
+    def init(self, key, t):
+        return self.objective.init(key, t)
+
+    def value_and_grad(self, key, t, argnums=0, state=None):
         answer = tuple(jnp.asarray(a, t.dtype) for a in self.answer)
-        return jax.tree.map(jnp.divide, self.objective.value_and_grad(key, t), answer)
+        found, state = self.objective.value_and_grad(key, t, argnums=argnums, state=state)
+        return jax.tree.map(jnp.divide, found, answer), state
 
 
 def assert_unbiased_to(objective, answer, bias, theta):
