@@ -7,6 +7,7 @@ building nor by the pages that are built.
 
 import inspect
 import os
+import re
 from importlib.metadata import version as installed
 
 from sphinx.util import logging
@@ -81,9 +82,11 @@ def plain_text(app, what, name, obj, options, lines):
 
 
 def _escaped(line):
-    """Asterisks outside of code mean themselves."""
+    """Asterisks and bars outside of code mean themselves."""
     parts = line.split("`")
-    return "`".join(part if i % 2 else part.replace("*", r"\*") for i, part in enumerate(parts))
+    return "`".join(
+        part if i % 2 else re.sub(r"[*|]", r"\\\g<0>", part) for i, part in enumerate(parts)
+    )
 
 
 def short_types(app, what, name, obj, options, signature, returns):

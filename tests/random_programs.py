@@ -245,6 +245,9 @@ class Program:
             each.of[0] in self.plates() for each in many
         )
 
+    def branches(self):
+        return any(isinstance(each, Cond) for each in self.instructions)
+
     def plates(self):
         """Positions of the values that have two lanes."""
         shapes = [SCALAR, SCALAR, PLATE, PLATE]

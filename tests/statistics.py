@@ -120,7 +120,7 @@ def _sampler(objective, args, argnums):
 
 def elsewhere(x):
     """Away from where training starts: an estimator is unbiased at every state."""
-    return x + 0.3 if np.issubdtype(x.dtype, np.inexact) else x
+    return x + 0.05 if np.issubdtype(x.dtype, np.inexact) else x
 
 
 def gradients(objective, n, *args, seed=0, argnums=0):
