@@ -72,11 +72,14 @@ class Both:
 
     objective: em.Expectation
 
-    def value_and_grad(self, key, t):
-        def one(choice):
-            return self.objective.value_and_grad(key, t, choice)
+    def init(self, key, t):
+        return ()
 
-        return jax.vmap(one)(jnp.eye(2, dtype=t.dtype))
+    def value_and_grad(self, key, t, argnums=0, state=None):
+        def one(choice):
+            return self.objective.value_and_grad(key, t, choice, argnums=argnums)
+
+        return jax.vmap(one)(jnp.eye(2, dtype=t.dtype)), state
 
 
 def counts(xp, x):
