@@ -36,6 +36,7 @@ def second_derivatives(case, via):
     return fast(jax.vmap(jax.hessian(case.objective(via).surrogate, 1), (0, None)))(keys, theta)
 
 
+@pytest.mark.full
 def test_second_derivatives_are_unbiased():
     def exact(t):
         return jnp.exp(0.5 * t.sum() + 3 * SIGMA**2 / 8)
@@ -140,6 +141,7 @@ def test_with_any_slope_it_is_unbiased(name):
     assert_unbiased(samples, case.answer, 0.15 * scale(case.answer))
 
 
+@pytest.mark.full
 def test_with_any_slope_second_derivatives_are_unbiased():
     case, theta = CASES["LanesThatMeet"], jnp.array(T)
     objective = case.objective(em.BlackBox(SIGMA, n=8, decay=0.5))

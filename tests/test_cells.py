@@ -19,7 +19,7 @@ from tests.statistics import assert_unbiased, elsewhere, keys, needed, scale
 MIN_BIAS = 0.1
 UNOPTIMIZED = {"xla_backend_optimization_level": 0}
 PAIRS = [(strategy, cell) for strategy in STRATEGIES for cell in CELLS]
-ALIKE = ("Score(MovingAverage)", "Score(LearnedBaseline)", "LeaveOneOut", "Vimco")
+ALIKE = ("Score", "Score(MovingAverage)", "Score(LearnedBaseline)", "LeaveOneOut", "Vimco")
 TURNS = [
     (*pair, list(CONTEXTS)[i % len(CONTEXTS)])
     for i, pair in enumerate(PAIRS)

@@ -94,6 +94,7 @@ CHEAP = (em.Score(), em.LeaveOneOut(2), em.DisArm())
 NOT_EXACT = tuple(s for s in CANDIDATES if not isinstance(s, em.Enumerate))
 
 
+@pytest.mark.full
 def test_the_choice_is_within_a_tenth_of_the_best_on_a_plate():
     assert compare("plate", CHEAP, em.Score()) > 3
 

@@ -31,6 +31,7 @@ def test_value_and_gradient_are_unbiased(case):
     holds(em.Stratified(), case)
 
 
+@pytest.mark.full
 def test_every_second_derivative_is_unbiased():
     objective = em.expectation(lambda t: em.draw(mixture(t), via=em.Stratified()) ** 3)
 

@@ -81,6 +81,7 @@ def test_weights_of_tiny_probabilities_are_finite_and_add_up():
     assert np.all(np.isfinite(others))
 
 
+@pytest.mark.full
 def test_second_derivatives_are_unbiased():
     objective = CASES["OneChoice"].objective(em.WithoutReplacement(2))
     exact = jax.hessian(lambda t: jnp.sum(jax.nn.softmax(t) * (10 + reward(t) * t)))
@@ -142,6 +143,7 @@ def test_no_lanes_at_all():
     assert_exact(draws(em.expectation(objective), 2, jnp.array(T)), exact)
 
 
+@pytest.mark.full
 def test_the_spread_is_below_that_of_as_many_independent_draws():
     """Of rewards that are large: of small ones of both signs, the baseline is no help."""
 
