@@ -221,7 +221,7 @@ class Plain:
     def init(self, key, params):
         return ()
 
-    def estimate(self, key, params, *, num_samples, argnums=0):
+    def estimate(self, key, params, *, num_samples, argnums=0, state=None):
         noise = jax.random.normal(key, (num_samples, 2)).mean(0)
         return jnp.sum((params["log_scale"] - 1.0 + noise) ** 2) + (params["mean"] - 2.0) ** 2
 

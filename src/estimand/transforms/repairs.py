@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dists
 from jax.scipy.special import gammaln, xlogy
+from numpyro.distributions.util import validate_sample
 
 
 @jax.custom_jvp
@@ -66,6 +67,7 @@ class _CategoricalProbs(_Normalised, dists.CategoricalProbs):
 
 
 class _MultinomialProbs(_Normalised, dists.MultinomialProbs):
+    @validate_sample  # type: ignore[untyped-decorator]
     def log_prob(self, value: Any) -> Any:
         """log n! + sum_k [x_k log p_k - log x_k!], with no derivative of 0 log 0."""
         x = jnp.asarray(value, self.probs.dtype)
