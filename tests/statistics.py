@@ -69,10 +69,15 @@ def enough_draws(objective, exact, min_bias, *args, batch=2**12, most=2**20):
     far. It follows their spread and not their mean; a biased estimator gains nothing from it.
     """
     sampler = _sampler(objective, args, 0)
-    samples = sampler(keys(batch), *args)
+    return enough(lambda keys: sampler(keys, *args), exact, min_bias, batch, most)
+
+
+def enough(sampler, exact, min_bias, batch=2**12, most=2**20):
+    """The same of samples by key."""
+    samples = sampler(keys(batch))
     while (drawn := _size(samples)) < (enough := min(needed(samples, exact, min_bias), most)):
         seeds = range(drawn // batch, int(1.2 * enough) // batch + 1)
-        parts = [samples, *(sampler(keys(batch, seed), *args) for seed in seeds)]
+        parts = [samples, *(sampler(keys(batch, seed)) for seed in seeds)]
         samples = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     return samples
 

@@ -9,12 +9,11 @@ import os
 from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
 
 import estimand as em
 from tests.cells import BIASED, CELLS, CONTEXTS, STRATEGIES, THETA, exact, objective
-from tests.statistics import assert_unbiased, elsewhere, keys, needed, scale
+from tests.statistics import assert_unbiased, elsewhere, enough, scale
 
 MIN_BIAS = 0.1
 UNOPTIMIZED = {"xla_backend_optimization_level": 0}
@@ -49,17 +48,8 @@ def hold(strategy, cell, context, order=1):
 
     answer = (*jax.value_and_grad(truth)(THETA), jax.hessian(truth)(THETA))[: order + 1]
     sampler = jax.jit(jax.vmap(derivatives), compiler_options=UNOPTIMIZED)
-    assert_sampled(sampler, answer)
-
-
-def assert_sampled(sampler, answer, batch=2**12, most=2**19):
     min_bias = MIN_BIAS * scale(answer)
-    samples, drawn, seed = sampler(keys(batch)), batch, 0
-    while drawn < min(needed(samples, answer, min_bias), most):
-        more = [sampler(keys(batch, seed := seed + 1)) for _ in range(drawn // batch)]
-        samples = jax.tree.map(lambda *leaves: np.concatenate(leaves), samples, *more)
-        drawn = len(samples[0])
-    assert_unbiased(samples, answer, min_bias)
+    assert_unbiased(enough(sampler, answer, min_bias), answer, min_bias)
 
 
 @pytest.mark.parametrize("strategy, cell, context", TURNS)

@@ -31,6 +31,14 @@ def exact_one_hot(t):
     return jax.nn.softmax(t) @ jnp.stack([0.25 + 0 * t[0], 4.0 + 0 * t[0], 16.0 + t[1]])
 
 
+def elbo(model, guide):
+    def objective(t):
+        q = guide.simulate(t)
+        return model.log_density(em.merge(q.choices, {"y": 1.5})) - q.log_density
+
+    return em.expectation(objective)
+
+
 def two_layers(via):
     """A vector of flips, the logits of a second, and a density of both."""
 
@@ -45,12 +53,7 @@ def two_layers(via):
         b = em.sample("b", dist.Bernoulli(jax.nn.sigmoid(a[0] - a[1]))).astype(float)
         em.sample("y", dist.Normal(jnp.sum(a) + b, 1.0))
 
-    @em.expectation
-    def elbo(t):
-        q = guide.simulate(t)
-        return model.log_density(em.merge(q.choices, {"y": 1.5})) - q.log_density
-
-    return elbo
+    return elbo(model, guide)
 
 
 def scored(via):
@@ -65,12 +68,7 @@ def scored(via):
         a = em.sample("a", dist.Multinomial(1, jnp.array([0.2, 0.3, 0.5]))).astype(float)
         em.sample("y", dist.Normal(a @ PRICES.astype(a.dtype), 1.0))
 
-    @em.expectation
-    def elbo(t):
-        q = guide.simulate(t)
-        return model.log_density(em.merge(q.choices, {"y": 1.5})) - q.log_density
-
-    return elbo
+    return elbo(model, guide)
 
 
 def exact_scored(t):

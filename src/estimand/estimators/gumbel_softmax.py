@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from estimand.errors import EstimandError, error, source_line
-from estimand.estimators.rebar import check_temperature
-from estimand.estimators.relaxation import noise, refuses, squash
+from estimand.estimators.relaxation import check_temperature, noise, refuses, squash
 from estimand.transforms.strategy import Law, Strategy
 
 

@@ -22,8 +22,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from estimand.errors import error, source_line
-from estimand.estimators.relaxation import noise, refuses, squash
+from estimand.estimators.relaxation import check_temperature, noise, refuses, squash
 from estimand.estimators.score import ratio
 from estimand.transforms.strategy import Law, Strategy
 
@@ -83,14 +82,3 @@ class Rebar(Strategy):
         x = jnp.round(values[0]).astype(jnp.result_type(int))
         rho = ratio(law.log_prob(x)).astype(f.dtype)
         return (f[0] - eta * f[2]) * rho + eta * f[1]
-
-
-def check_temperature(name: str, temperature: Any) -> None:
-    if not isinstance(temperature, float | int) or not temperature > 0:
-        raise error(
-            f"em.{name} ({source_line()})",
-            "at a temperature of zero nothing lies in between",
-            expected="a positive Python number",
-            got=repr(temperature),
-            remedy=f"write {name}(temperature=0.5)",
-        )

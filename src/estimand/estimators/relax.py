@@ -27,8 +27,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from estimand.estimators.rebar import check_temperature
-from estimand.estimators.relaxation import BERNOULLI, noise, refuses, squash
+from estimand.estimators.relaxation import BERNOULLI, check_temperature, noise, refuses, squash
 from estimand.estimators.score import ratio
 from estimand.transforms.strategy import Law, Strategy
 

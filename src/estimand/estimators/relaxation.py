@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dists
 
+from estimand.errors import error, source_line
 from estimand.transforms.jaxprs import is_concrete
 from estimand.transforms.strategy import Law
 
@@ -102,3 +103,14 @@ def squash(law: Law, z: Any, temperature: Any) -> Any:
     """z as values between those of the draw."""
     binary = law.static(lambda dist: isinstance(dist, BERNOULLI))
     return jax.nn.sigmoid(z / temperature) if binary else jax.nn.softmax(z / temperature)
+
+
+def check_temperature(name: str, temperature: Any) -> None:
+    if not isinstance(temperature, float | int) or not temperature > 0:
+        raise error(
+            f"em.{name} ({source_line()})",
+            "at a temperature of zero nothing lies in between",
+            expected="a positive Python number",
+            got=repr(temperature),
+            remedy=f"write {name}(temperature=0.5)",
+        )

@@ -12,7 +12,7 @@ from estimand.errors import EstimandError, definition, error, is_count
 from estimand.ppl.arguments import described, mean_over_samples, positive_count
 from estimand.ppl.choose import Chooser, as_mapping
 from estimand.ppl.explain import explain
-from estimand.ppl.learning import State, by_path, differentiated, first_state, stepped
+from estimand.ppl.learning import NOTHING, State, by_path, differentiated, first_state, stepped
 from estimand.transforms.blame import first_nonfinite
 from estimand.transforms.check import check
 from estimand.transforms.guards import is_inexact, refuse_derivative
@@ -155,8 +155,8 @@ class Expectation:
             )
 
         inputs = [jnp.asarray(x) for x, f in zip(leaves, free, strict=True) if f]
-        if state is None:
-            out, slopes = jax.value_and_grad(value, has_aux=has_aux)(inputs, None)
+        if state is None or state == NOTHING:  # then to plan the program once is enough
+            out, slopes = jax.value_and_grad(value, has_aux=has_aux)(inputs, state)
         else:
             plan = self._compile(args, has_aux)[1]
             by_path(plan, state, self.where)
