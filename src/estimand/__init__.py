@@ -29,6 +29,7 @@ from estimand.ppl.fit import NonFiniteError as NonFiniteError
 from estimand.ppl.gen import GenerativeFunction as GenerativeFunction
 from estimand.ppl.gen import Trace as Trace
 from estimand.ppl.gen import gen as gen
+from estimand.ppl.importance import Importance as Importance
 from estimand.ppl.language import assume_continuous as assume_continuous
 from estimand.ppl.language import detach as detach
 from estimand.ppl.language import draw as draw

@@ -1,7 +1,7 @@
 """Choices: nested dictionaries of values, and whether they fit a generative function."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -63,16 +63,24 @@ def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def check_choices(choices: dict[str, Any], found: list[Found], owner: str) -> dict[str, Any]:
-    """The choices as arrays of the sites' dtypes; every misfit is listed in one error."""
-    choices = flatten(choices, where=f"{owner}.assess ({source_line()})")
+def check_choices(
+    choices: dict[str, Any], found: Sequence[Found], owner: str, every: bool = True
+) -> dict[str, Any]:
+    """The choices as arrays of the sites' dtypes; every misfit is listed in one error.
+
+    Unless `every` choice is to be given, those that are not are left out.
+    """
+    method = "assess" if every else "normalize"
+    choices = flatten(choices, where=f"{owner}.{method} ({source_line()})")
     sites = {item.address: item for item in found if item.site is not None}
     misfits = [_unknown(name, owner) for name in choices if name not in sites]
     values: dict[str, Any] = {}
     for name, site in sites.items():
+        if name not in choices and not every:
+            continue
         if name not in choices:
             misfits.append(
-                f"{_at(site)}: missing\n      expected: a value of {_kind(site)}\n"
+                f"{_at(site)}: missing\n      expected: a value of {kind(site)}\n"
                 "      got:      nothing"
             )
             continue
@@ -85,8 +93,8 @@ def check_choices(choices: dict[str, Any], found: list[Found], owner: str) -> di
         listed = "\n  - ".join(misfits)
         raise EstimandError(
             f"the choices do not fit {owner} ({source_line()}):\n  - {listed}\n  remedy:   "
-            f"give every choice of {owner} once (its addresses: {known}) in the shape and dtype "
-            "of its site; nothing is broadcast or cast between integers and floats"
+            f"give {'every choice' if every else 'choices'} of {owner} once (its addresses: "
+            f"{known}) in the shape and dtype of its site; nothing is broadcast or cast between integers and floats"
         )
     return values
 
@@ -95,7 +103,8 @@ def _at(site: Found) -> str:
     return f"{site.address!r} ({site.source})"
 
 
-def _kind(site: Found) -> str:
+def kind(site: Found) -> str:
+    """`float32[3]`."""
     return f"{np.dtype(site.dtype).name}{list(site.shape)}"
 
 
@@ -109,7 +118,7 @@ def _fit(value: Any, site: Found) -> tuple[Any, str]:
         array = jnp.asarray(value)
     except (TypeError, ValueError):
         got = type(value).__name__
-        return value, f"not an array\n      expected: {_kind(site)}\n      got:      {got}"
+        return value, f"not an array\n      expected: {kind(site)}\n      got:      {got}"
     scalar = isinstance(value, bool | int | float)
     cast = scalar and jnp.issubdtype(site.dtype, jnp.inexact)
     widen = jnp.issubdtype(array.dtype, jnp.bool_) and jnp.issubdtype(site.dtype, jnp.integer)
@@ -119,9 +128,9 @@ def _fit(value: Any, site: Found) -> tuple[Any, str]:
     )
     got = f"{array.dtype.name}{list(array.shape)}"
     if not (same or cast or widen):
-        return array, f"wrong dtype\n      expected: {_kind(site)}\n      got:      {got}"
+        return array, f"wrong dtype\n      expected: {kind(site)}\n      got:      {got}"
     if array.shape != site.shape:
-        return array, f"wrong shape\n      expected: {_kind(site)}\n      got:      {got}"
+        return array, f"wrong shape\n      expected: {kind(site)}\n      got:      {got}"
     if same and not scalar:
         return array, _support_misfit(array, site)
     array = array.astype(site.dtype)

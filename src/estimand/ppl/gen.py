@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from estimand.ppl.choices import check_choices, unflatten
-from estimand.transforms.density import Assess, Recorder, Simulate
+from estimand.ppl.marginal import Names, marginal_of, posterior_of
+from estimand.ppl.target import total
+from estimand.transforms.density import Recorder
 from estimand.transforms.interpret import interpret
 from estimand.transforms.staging import Staged, stage
 from estimand.transforms.survey import Found, survey
@@ -65,7 +67,7 @@ class GenerativeFunction:
         site is estimated by its own strategy.
         """
         staged = stage(self.fun, *args, **kwargs)
-        return _run(staged, survey(staged.jaxpr, self.name), Simulate(self.name))
+        return _run(staged, survey(staged.jaxpr, self.name), Recorder(self.name, {}))
 
     def assess(self, choices: dict[str, Any], *args: Any, **kwargs: Any) -> Trace:
         """The same reading with every choice given: sum_i log d_i(x_i), and the value.
@@ -76,7 +78,7 @@ class GenerativeFunction:
         staged = stage(self.fun, *args, **kwargs)
         found = survey(staged.jaxpr, self.name)
         values = check_choices(choices, found, self.name)
-        return _run(staged, found, Assess(self.name, values))
+        return _run(staged, found, Recorder(self.name, values))
 
     def log_density(self, choices: dict[str, Any], *args: Any, **kwargs: Any) -> Float[Array, ""]:
         """`assess(choices, *args, **kwargs).log_density`.
@@ -90,6 +92,63 @@ class GenerativeFunction:
             -0.9189
         """
         return self.assess(choices, *args, **kwargs).log_density
+
+    def marginal(
+        self, keep: Names | None = None, drop: Names | None = None, via: Any = None
+    ) -> "GenerativeFunction":
+        r"""The distribution of some of the choices: p(x) = integral of p(x, u) du.
+
+        A generative function of the same arguments, which returns the choices that it keeps.
+        With an inexact method its log densities are estimates, log Z with E[Z] = p(x) from
+        `assess` and E[1/Z | x] = 1/p(x) from `simulate`, so that an ELBO with either stays a
+        lower bound. All choices that are kept have one term in `Trace.log_densities`, under the
+        name of the marginal, because the conditionals are not known.
+
+        Args:
+            keep: the addresses that are kept, or groups of them; or
+            drop: those that are integrated out.
+            via: `Importance(proposal, n)`, by default with one particle from the prior;
+                `SMC(n)`; or `Enumerate()`, which is exact.
+
+        Raises:
+            EstimandError: addresses that the program does not have, a proposal that does not fit,
+                or choices that the method cannot integrate out.
+
+        Example:
+            >>> import estimand as em, jax, numpyro.distributions as dist
+            >>> @em.gen
+            ... def mixture():
+            ...     k = em.sample("k", dist.Bernoulli(0.5))
+            ...     em.sample("x", dist.Normal(4.0 * k, 1.0))
+            >>> both = mixture.marginal(keep="x", via=em.Enumerate())
+            >>> float(em.seed(both.log_density)(jax.random.key(0), {"x": 2.0}))
+            -2.9189...
+        """
+        return GenerativeFunction(marginal_of(self.fun, self.name, keep, drop, via))
+
+    def normalize(self, observed: dict[str, Any], via: Any = None) -> "GenerativeFunction":
+        r"""The distribution of the other choices given these: p(u | x) = p(x, u) / p(x).
+
+        A generative function of the same arguments, which returns the choices that are not
+        observed. With an inexact method its draws are those of the method (of n particles one, in
+        proportion to weight), which tend to the posterior with n, and the log density is
+        log p(x, u) - log Z.
+
+        Args:
+            observed: choices, as for `assess`; the rest of the addresses are latent.
+            via: as for `marginal`.
+
+        Example:
+            >>> import estimand as em, jax, numpyro.distributions as dist
+            >>> @em.gen
+            ... def coin():
+            ...     fair = em.sample("fair", dist.Bernoulli(0.5))
+            ...     em.sample("heads", dist.Bernoulli(1.0 - 0.5 * fair))
+            >>> posterior = coin.normalize({"heads": 1}, via=em.Enumerate())
+            >>> round(float(em.seed(posterior.log_density)(jax.random.key(0), {"fair": 1})), 4)
+            -1.0986
+        """
+        return GenerativeFunction(posterior_of(self.fun, self.name, observed, via))
 
 
 def gen(fun: Callable) -> GenerativeFunction:
@@ -114,8 +173,7 @@ def _run(staged: Staged, found: list[Found], recorder: Recorder) -> Trace:
     records = recorder.records
     conditional = {item.address for item in found if item.branches}
     values = {name: r["value"] for name, r in records.items() if "value" in r}
-    terms = {name: r["log_density"] for name, r in records.items()}
+    terms = {name: r["log_density"] for name, r in records.items() if "log_density" in r}
     taken = {name: records[name]["taken"] for name in values if name in conditional}
-    sums = list(map(jnp.sum, terms.values())) or [jnp.zeros(())]
-    total = sum(sums[1:], start=sums[0])
-    return Trace(unflatten(values), total, value, unflatten(terms), unflatten(taken))
+    log_density = total([jnp.sum(term) for term in terms.values()])
+    return Trace(unflatten(values), log_density, value, unflatten(terms), unflatten(taken))

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from estimand.transforms.combine import Lifted
 from estimand.transforms.continuous import is_density
 from estimand.transforms.guards import is_inexact
-from estimand.transforms.interpret import Path, source_of
+from estimand.transforms.interpret import Path
 from estimand.transforms.jaxprs import Equation, Jaxpr, Literal, close, subjaxprs
 from estimand.transforms.lift import Forward
 from estimand.transforms.plan import Plan
 from estimand.transforms.primitives import mark_p, sample_p
+from estimand.transforms.sources import source_of
 
 
 def first_nonfinite(

@@ -22,7 +22,7 @@ from estimand.transforms.continuous import has_kink, is_continuous, is_density
 from estimand.transforms.flows import NONE, Flow, for_dtype, joint, ranges
 from estimand.transforms.frontier import is_linear
 from estimand.transforms.guards import is_inexact
-from estimand.transforms.interpret import Path, source_of, split_at
+from estimand.transforms.interpret import Path, split_at
 from estimand.transforms.jaxprs import (
     Equation,
     Jaxpr,
@@ -49,6 +49,7 @@ from estimand.transforms.mistakes import (
 )
 from estimand.transforms.plan import Plan
 from estimand.transforms.primitives import Mark, Site, mark_p, sample_p
+from estimand.transforms.sources import source_of
 from estimand.transforms.supports import (
     bounding_leaves,
     constant_range,

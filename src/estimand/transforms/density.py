@@ -9,6 +9,7 @@ kept per address so that local terms can be scaled, weighted and searched for a 
 its label; whoever runs that program decides how it is drawn and differentiated.
 """
 
+from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,7 +22,7 @@ from estimand.transforms.continuous import DENSITY
 from estimand.transforms.distributions import over_lanes
 from estimand.transforms.interpret import Handler, Path, address, has_sites
 from estimand.transforms.jaxprs import Equation, close, scopes, subjaxprs
-from estimand.transforms.primitives import Site, mark, mark_p, sample_p
+from estimand.transforms.primitives import Estimated, Site, estimated_p, mark, mark_p, sample_p
 from estimand.transforms.supports import can_be_left, snapped
 
 
@@ -96,23 +97,69 @@ def _broadcast(site: Site, got: tuple[int, ...], expected: tuple[int, ...]) -> E
 
 
 class Recorder(Handler):
-    """What `simulate` and `assess` share: records of value and log density by address."""
+    """Reads a program's density: what is given is scored where it is, the rest is drawn.
 
-    def __init__(self, owner: str):
-        self.owner = owner
+    With everything given it is `assess`, with nothing `simulate`. The records are, by address,
+    values, log densities and whether the branch was taken; `owner` names the program in labels.
+    The log densities of what is in `weighted`, and factors, are also recorded as log weights.
+    """
+
+    def __init__(self, owner: str, given: dict[str, Any], weighted: Collection[str] = frozenset()):
+        self.owner, self.given, self.weighted = owner, given, weighted
         self.records: dict[str, dict[str, Any]] = {}
 
-    def record(self, address: str, value: Any, log_density: Any) -> None:
-        record = {"log_density": log_density, "taken": jnp.ones((), bool)}
-        if value is not None:
-            record["value"] = value
+    def record(self, address: str, weighted: bool = False, **found: Any) -> None:
+        record = {**found, "taken": jnp.ones((), bool)}
+        if weighted:
+            record["log_weight"] = record["log_density"]
         self.records[address] = record
+
+    def site(self, eqn: Equation, path: Path, address: str, leaves: list[Any]) -> Any:
+        site = replace(eqn.params["site"], name=None, label=f"{self.owner}/{address}")
+        given = address in self.given
+        if given:
+            value = scored = mark(self.given[address], "observed", name=site.label, info=site)
+        else:
+            value = sample_p.bind(*leaves, site=site)
+            scored = mark(value, "scored", name=site.label)
+        density = log_density(site, scored, leaves, given=given)
+        self.record(address, address in self.weighted, value=value, log_density=density)
+        return value
+
+    def estimated(
+        self, eqn: Equation, path: Path, scope: tuple[str, ...], operands: list[Any]
+    ) -> list[Any]:
+        law: Estimated = eqn.params["law"]
+        addresses = ["/".join((*scope, found.address)) for found in law.sites]
+        given, weighted = (_all_or_none(law, addresses, x) for x in (self.given, self.weighted))
+        if given:
+            values = [self.given[name] for name in addresses]
+            weight = law.over_lanes(
+                lambda *xs: law.assess(list(xs[: len(operands)]), list(xs[len(operands) :])),
+                *values,
+            )(*operands, *values)
+        else:
+            values, weight = law.over_lanes(law.simulate)(*operands)
+        if law.estimator:
+            kind = "assessed" if given else "simulated"
+            weight = mark(weight, "estimate", name=law.name, info=(kind, law.estimator))
+        for name, value in zip(addresses, values, strict=True):
+            self.record(name, value=value)
+        self.record("/".join((*scope, law.name)), weighted, log_density=weight)
+        return values
 
     def mark(self, eqn: Equation, path: Path, address: str, x: Any) -> Any:
         if eqn.params["mark"].kind == "factor":
-            self.record(address, None, x)
+            self.record(address, True, log_density=x)
             return x
         return mark_p.bind(x, **eqn.params)
+
+    def fork(self, eqn: Equation, path: Path, scope: Any, n: int | None) -> Any:
+        wanted = set().union(*(_addresses(body, scope) for body in subjaxprs(eqn)))
+        return {name: self.given[name] for name in sorted(wanted) if name in self.given}
+
+    def child(self, incoming: Any) -> "Recorder":
+        return Recorder(self.owner, incoming, self.weighted)
 
     def outgoing(self) -> dict[Any, Any]:
         return self.records
@@ -121,36 +168,19 @@ class Recorder(Handler):
         self.records.update(outgoing)
 
 
-class Simulate(Recorder):
-    def site(self, eqn: Equation, path: Path, address: str, leaves: list[Any]) -> Any:
-        site: Site = eqn.params["site"]
-        again = replace(site, name=None, label=f"{self.owner}/{address}")
-        value = sample_p.bind(*leaves, site=again)
-        scored = mark(value, "scored", name=again.label)
-        self.record(address, value, log_density(again, scored, leaves))
-        return value
-
-    def child(self, incoming: Any) -> "Simulate":
-        return Simulate(self.owner)
-
-
-class Assess(Recorder):
-    def __init__(self, owner: str, choices: dict[str, Any]):
-        super().__init__(owner)
-        self.choices = choices
-
-    def site(self, eqn: Equation, path: Path, address: str, leaves: list[Any]) -> Any:
-        site = replace(eqn.params["site"], name=None, label=f"{self.owner}/{address}")
-        value = mark(self.choices[address], "observed", name=site.label, info=site)
-        self.record(address, value, log_density(site, value, leaves, given=True))
-        return value
-
-    def fork(self, eqn: Equation, path: Path, scope: Any, n: int | None) -> Any:
-        wanted = set().union(*(_addresses(body, scope) for body in subjaxprs(eqn)))
-        return {name: self.choices[name] for name in sorted(wanted)}
-
-    def child(self, incoming: Any) -> "Assess":
-        return Assess(self.owner, incoming)
+def _all_or_none(law: Estimated, addresses: list[str], names: Collection[str]) -> bool:
+    """Whether all choices of a law are among the names; if some are and some are not, it raises."""
+    among = [name for name in addresses if name in names]
+    if among and len(among) < len(addresses):
+        raise error(
+            law.where,
+            "its density is known of all of its choices together, and not of some given others",
+            expected=f"all of {', '.join(addresses)}, or none of them",
+            got=", ".join(among),
+            remedy="keep or observe all of its choices or none, or give the marginal a proposal "
+            "of the others: em.Importance(proposal)",
+        )
+    return bool(among)
 
 
 def _addresses(jaxpr: Any, scope: tuple[str, ...]) -> set[str]:
@@ -160,6 +190,8 @@ def _addresses(jaxpr: Any, scope: tuple[str, ...]) -> set[str]:
         around = (*scope, *scopes(eqn))
         if eqn.primitive is sample_p:
             found.add(address(around, eqn.params["site"].name))
+        elif eqn.primitive is estimated_p:
+            found |= {address(around, item.address) for item in eqn.params["law"].sites}
         for sub in subjaxprs(eqn):
             if has_sites(sub):
                 found |= _addresses(sub, around)

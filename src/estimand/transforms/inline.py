@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from estimand.transforms.continuous import is_continuous, is_density
-from estimand.transforms.interpret import custom_rule_lost, has_sites, inlined, split_at
+from estimand.transforms.interpret import custom_rule_lost, drawing, has_sites, split_at
 from estimand.transforms.jaxprs import (
     Equation,
     Jaxpr,
@@ -27,6 +27,8 @@ from estimand.transforms.jaxprs import (
     subjaxprs,
     trace,
 )
+from estimand.transforms.primitives import estimated_p
+from estimand.transforms.sources import inlined
 
 CALLS = frozenset("jit pjit closed_call core_call".split())
 CUSTOM = frozenset("custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr".split())
@@ -61,12 +63,16 @@ def _run(jaxpr: Jaxpr, args: Sequence[Any], unroll: Callable[[Equation], bool]) 
 def _one(eqn: Equation, operands: list, unroll: Callable[[Equation], bool]) -> list[Any]:
     name = eqn.primitive.name
     sited = any(has_sites(body) for body in subjaxprs(eqn))
+    if eqn.primitive is estimated_p:
+        return _run(drawing(eqn), operands, unroll)
     if name in CALLS and (sited or not (is_continuous(eqn) or is_density(eqn))):
         (body,) = subjaxprs(eqn)
         with inlined(eqn):
             return _run(body, operands, unroll)
     if name in CUSTOM and sited:
         raise custom_rule_lost(eqn)
+    if name in BODIES and any(map(_holds_estimated, subjaxprs(eqn))):
+        eqn = replace_jaxprs(eqn, lambda body: inline(body, lambda _: False))
     if name == "scan" and sited and unroll(eqn):
         return _unrolled(eqn, operands, unroll)
     if name in CHECKPOINTS and sited and unroll(eqn):
@@ -75,6 +81,13 @@ def _one(eqn: Equation, operands: list, unroll: Callable[[Equation], bool]) -> l
     if name in BODIES:
         eqn = replace_jaxprs(eqn, lambda body: inline(body, unroll))
     return evaluate(eqn, *operands)
+
+
+def _holds_estimated(jaxpr: Jaxpr) -> bool:
+    return any(
+        eqn.primitive is estimated_p or any(map(_holds_estimated, subjaxprs(eqn)))
+        for eqn in close(jaxpr).jaxpr.eqns
+    )
 
 
 def _unrolled(eqn: Equation, operands: list, unroll: Callable[[Equation], bool]) -> list[Any]:

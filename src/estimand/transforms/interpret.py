@@ -10,34 +10,31 @@ travels in as a pytree, what it found (choices, log densities) travels out as on
 ordinary inputs and outputs of the rebuilt loop or branch. Every other equation runs as is.
 """
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from estimand.errors import EstimandError, error, is_users
+from estimand.errors import EstimandError, error
 from estimand.transforms.guards import refuse_derivative
 from estimand.transforms.jaxprs import (
-    DERIVATIVE,
     Equation,
     Jaxpr,
     bind_environment,
     called,
     close,
     evaluate,
-    is_derivative,
     read,
     scan_arity,
     scopes,
     subjaxprs,
+    trace,
 )
-from estimand.transforms.primitives import mark_p, sample_p
+from estimand.transforms.primitives import RANDOM, Estimated, estimated_p, mark_p, sample_p
+from estimand.transforms.sources import source_of
 
-LINE = "em@"  # prefix of a named scope that remembers a source line
 Path = tuple[Any, ...]  # where an equation is: indices and, for a cond, the branch
 
 
@@ -51,6 +48,12 @@ class Handler:
 
     def site(self, eqn: Equation, path: Path, address: str, leaves: list[Any]) -> Any:
         raise NotImplementedError
+
+    def estimated(
+        self, eqn: Equation, path: Path, scope: tuple[str, ...], operands: list[Any]
+    ) -> list[Any]:
+        """The values of a program whose density is estimated: by default, run it."""
+        return interpret(drawing(eqn), operands, self, path, scope)
 
     def mark(self, eqn: Equation, path: Path, address: str, x: Any) -> Any:
         return x
@@ -87,7 +90,7 @@ class Handler:
 def has_sites(jaxpr: Jaxpr) -> bool:
     """Whether a site or a mark is anywhere inside."""
     return any(
-        eqn.primitive in (sample_p, mark_p) or any(has_sites(sub) for sub in subjaxprs(eqn))
+        eqn.primitive in (*RANDOM, mark_p) or any(has_sites(sub) for sub in subjaxprs(eqn))
         for eqn in close(jaxpr).jaxpr.eqns
     )
 
@@ -107,6 +110,8 @@ def interpret(
         here, around = (*path, i), (*scope, *scopes(eqn))
         if eqn.primitive is sample_p:
             outs = [handler.site(eqn, here, address(around, eqn.params["site"].name), operands)]
+        elif eqn.primitive is estimated_p:
+            outs = handler.estimated(eqn, here, around, operands)
         elif eqn.primitive is mark_p:
             name = address(around, eqn.params["mark"].name)
             outs = [handler.mark(eqn, here, name, operands[0])]
@@ -117,6 +122,13 @@ def interpret(
         env.update(zip(eqn.outvars, outs, strict=True))
     handler.leave(path, env)
     return [read(env, v) for v in inner.outvars]
+
+
+def drawing(eqn: Equation) -> Jaxpr:
+    """The program that draws the values of an `estimated` equation, of its operands."""
+    law: Estimated = eqn.params["law"]
+    avals = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
+    return trace(law.over_lanes(law.draw), *avals)[0]
 
 
 def address(scope: tuple[str, ...], name: str | None) -> str:
@@ -272,26 +284,6 @@ def split_at(items: Sequence[Any], *sizes: int) -> list[list[Any]]:
 def evaluate_closed(jaxpr: Jaxpr, args: Sequence[Any]) -> list[Any]:
     """Run a jaxpr that has no sites."""
     return interpret(jaxpr, args, Handler())
-
-
-def source_of(eqn: Equation) -> str:
-    """`file.py:12` of the user's line that made an equation, as far as JAX recorded it."""
-    recorded = eqn.source_info.traceback
-    for frame in recorded.frames if recorded else ():
-        if is_users(frame.file_name):
-            return f"{os.path.basename(frame.file_name)}:{frame.line_num}"
-    around = [getattr(entry, "name", "") for entry in eqn.source_info.name_stack.stack]
-    return next((n.removeprefix(LINE) for n in around if n.startswith(LINE)), "unknown source")
-
-
-@contextmanager
-def inlined(eqn: Equation) -> Iterator[None]:
-    """While its body is inlined: an equation's line, and whether it is a derivative's."""
-    with ExitStack() as scopes:
-        scopes.enter_context(jax.named_scope(LINE + source_of(eqn)))
-        if is_derivative(eqn):
-            scopes.enter_context(jax.named_scope(DERIVATIVE))
-        yield
 
 
 def custom_rule_lost(eqn: Equation) -> EstimandError:

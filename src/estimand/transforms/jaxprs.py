@@ -106,6 +106,11 @@ def read(env: dict[Var, Any], atom: Any) -> Any:
     return atom.val if isinstance(atom, Literal) else env[atom]
 
 
+def with_constants(jaxpr: Jaxpr, consts: Sequence[Any]) -> Jaxpr:
+    """The jaxpr with other values for its constants."""
+    return jex.ClosedJaxpr(jaxpr.jaxpr, list(consts))
+
+
 def with_equations(jaxpr: Jaxpr, eqns: Sequence[Equation]) -> Jaxpr:
     return jex.ClosedJaxpr(jaxpr.jaxpr.replace(eqns=list(eqns)), jaxpr.consts)
 

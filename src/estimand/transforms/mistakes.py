@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from estimand.errors import EstimandError, error
-from estimand.transforms.interpret import source_of
 from estimand.transforms.jaxprs import Equation
 from estimand.transforms.places import SiteInfo
 from estimand.transforms.primitives import Mark, Site
+from estimand.transforms.sources import source_of
 
 
 def jump(name: str, line: str, label: str, apart: bool) -> EstimandError:

@@ -12,10 +12,11 @@ from typing import Any
 from estimand.errors import EstimandError, error
 from estimand.transforms.dependence import Analysis, Dependence
 from estimand.transforms.frontier import Frontier, frontier
-from estimand.transforms.interpret import Path, has_sites, source_of
+from estimand.transforms.interpret import Path, has_sites
 from estimand.transforms.jaxprs import Equation, Jaxpr, Literal, Var, close, subjaxprs
 from estimand.transforms.places import NOTHING, Dep, SiteInfo, Step, carry_over, join
 from estimand.transforms.primitives import sample_p
+from estimand.transforms.sources import source_of
 from estimand.transforms.strategy import Strategy
 
 

@@ -1,4 +1,4 @@
-"""The two primitives of the language.
+"""The three primitives of the language.
 
 `sample_p` is a random value. Its operands are the leaves of a distribution, so whatever
 produces them (a network, another site, a loop's carry) is ordinary JAX. Everything else
@@ -6,13 +6,17 @@ about the site is one static parameter, a `Site`. Batched by `jax.vmap`, a site 
 axis and every lane draws independently, also where no leaf is batched; the distribution
 itself never sees a lane axis.
 
+`estimated_p` is the values of a generative function whose density is known by an estimate only
+(a marginal, a posterior): a site whose law is a program, batched in the same way. Whoever
+interprets it runs that program in its place.
+
 `mark_p` is the identity with a meaning that one of the interpreters reads: see `Mark`.
 
-Neither can run by itself: a site reached with no interpreter around it is an error that
+None can run by itself: a site reached with no interpreter around it is an error that
 says which interpreter is missing.
 """
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,15 +32,34 @@ from estimand.transforms.distributions import Structure, split, value_aval
 from estimand.transforms.jaxprs import Equation, Jaxpr, replace_jaxprs, with_equations
 
 
-@dataclass(frozen=True)
-class Site:
-    """What is static about a random value.
+@dataclass(frozen=True, kw_only=True)
+class Laned:
+    """What `vmap` does to a random value.
 
-    `lanes` are the sizes of the axes that `vmap` added, outermost first, and
-    `mapped[i][j]` says whether leaf j has lane axis i among its leading axes. `name` is the
-    user's (None for `draw`); `label` is set by `simulate`, once the address is known.
-    `selected` says that it was in a branch that is one no longer: see `_cond_batching`.
-    `relaxed` says that its value is floating, between the integers that are its support.
+    `lanes` are the sizes of the axes that it added, outermost first, and `mapped[i][j]` says
+    whether operand j has lane axis i among its leading axes. `selected` says that it was in a
+    branch that is one no longer: see `_cond_batching`.
+    """
+
+    selected: bool = False
+    lanes: tuple[int, ...] = ()
+    mapped: tuple[tuple[bool, ...], ...] = ()
+
+    def in_axes(self) -> list[list[int | None]]:
+        """For each lane axis, the `in_axes` of the operands."""
+        return [[0 if flag else None for flag in flags] for flags in self.mapped]
+
+    def batched(self, size: int, mapped: tuple[bool, ...]) -> Any:
+        """With one more lane axis, in front of the others."""
+        return replace(self, lanes=(size, *self.lanes), mapped=(mapped, *self.mapped))
+
+
+@dataclass(frozen=True)
+class Site(Laned):
+    """What is static about a random value that has a distribution.
+
+    `name` is the user's (None for `draw`); `label` is set by `simulate`, once the address is
+    known. `relaxed` says that its value is floating, between the integers that are its support.
     """
 
     name: str | None
@@ -44,10 +67,7 @@ class Site:
     via: Any
     source: str
     label: str | None = None
-    selected: bool = False
     relaxed: bool = False
-    lanes: tuple[int, ...] = ()
-    mapped: tuple[tuple[bool, ...], ...] = ()
 
     @property
     def where(self) -> str:
@@ -69,9 +89,34 @@ class Site:
             for i, x in enumerate(leaves)
         )
 
-    def in_axes(self) -> list[list[int | None]]:
-        """For each lane axis, the `in_axes` of the leaves."""
-        return [[0 if flag else None for flag in flags] for flags in self.mapped]
+
+@dataclass(frozen=True, eq=False)
+class Estimated(Laned):
+    """What is static about the values of a program whose density is estimated.
+
+    `draw(*operands)` are the values; `simulate(*operands)` are the values and an estimate w of
+    their log density with E[exp(-w)] = 1 / density; `assess(operands, values)` is one of given
+    values with E[exp(w)] = density. All are programs. `sites` are what was found of the values
+    (`Found`), in their order. `estimator` names the estimate; None says that it is exact.
+    """
+
+    name: str
+    source: str
+    sites: tuple[Any, ...]
+    draw: Callable[..., list[Any]]
+    simulate: Callable[..., tuple[list[Any], Any]]
+    assess: Callable[[list[Any], list[Any]], Any]
+    estimator: str | None
+
+    @property
+    def where(self) -> str:
+        return f"{self.name} ({self.source})"
+
+    def over_lanes(self, fun: Callable, *more: Any) -> Callable:
+        """`fun(*operands, more)` in every lane; `more` has all of them leading."""
+        for size, axes in reversed(list(zip(self.lanes, self.in_axes(), strict=True))):
+            fun = jax.vmap(fun, in_axes=(*axes, *(0 for _ in more)), axis_size=size)
+        return fun
 
 
 @dataclass(frozen=True)
@@ -84,6 +129,8 @@ class Mark:
     kind "expectation": the value of an inner expectation; only linear uses keep its meaning.
     kind "scored": a draw about to be scored by its own site, named for messages.
     kind "observed": a given value about to be scored; `info` is the `Site` that scores it.
+    kind "estimate": a log density that is an estimate; `info` says of what was assessed or
+        simulated, and how.
     """
 
     kind: str
@@ -94,6 +141,9 @@ class Mark:
 
 
 sample_p = Primitive("sample")
+estimated_p = Primitive("estimated")
+estimated_p.multiple_results = True
+RANDOM = (sample_p, estimated_p)
 mark_p = Primitive("mark")
 
 
@@ -129,40 +179,57 @@ def _sample_aval(*leaves: Any, site: Site) -> ShapedArray:
 
 
 def _sample_batching(axis_data: Any, leaves: Any, dims: Any, *, site: Site) -> tuple[Any, Any]:
-    """One more lane axis, in front of the others."""
-    leaves = [x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(leaves, dims, strict=True)]
-    mapped = tuple(d is not None for d in dims)
-    site = replace(site, lanes=(axis_data.size, *site.lanes), mapped=(mapped, *site.mapped))
+    leaves = _in_front(leaves, dims)
+    site = site.batched(axis_data.size, tuple(d is not None for d in dims))
     return sample_p.bind(*leaves, site=site), 0
 
 
-def _no_interpreter(site: Site) -> EstimandError:
+def _in_front(operands: Any, dims: Any) -> list[Any]:
+    pairs = zip(operands, dims, strict=True)
+    return [x if d is None else jnp.moveaxis(x, d, 0) for x, d in pairs]
+
+
+@estimated_p.def_abstract_eval
+def _estimated_aval(*operands: Any, law: Estimated) -> list[ShapedArray]:
+    return [ShapedArray((*law.lanes, *s.shape), s.dtype) for s in law.sites]
+
+
+def _estimated_batching(axis_data: Any, operands: Any, dims: Any, *, law: Estimated) -> Any:
+    operands = _in_front(operands, dims)
+    law = law.batched(axis_data.size, tuple(d is not None for d in dims))
+    return estimated_p.bind(*operands, law=law), [0] * len(law.sites)
+
+
+def _no_interpreter(law: Site | Estimated) -> EstimandError:
+    source = law.distribution if isinstance(law, Site) else law.name
     return error(
-        site.where,
+        law.where,
         "a random value was reached with no interpreter around it",
         expected="em.seed (to run the program), gf.simulate or gf.assess inside such a run, or "
         "em.expectation (to estimate and differentiate its mean)",
-        got=f"a plain call, jit or grad of a function that samples from {site.distribution}",
+        got=f"a plain call, jit or grad of a function that samples from {source}",
         remedy="em.seed(f)(key, *args) runs any program; @em.expectation makes it an objective",
     )
 
 
-@sample_p.def_impl
-def _sample_impl(*leaves: Any, site: Site) -> Any:
-    raise _no_interpreter(site)
+def _cannot_run(*operands: Any, **param: Any) -> Any:
+    raise _no_interpreter(*param.values())
 
 
-def _sample_lowering(ctx: Any, *leaves: Any, site: Site) -> Any:
-    raise _no_interpreter(site)
+def _cannot_be_lowered(ctx: Any, *operands: Any, **param: Any) -> Any:
+    raise _no_interpreter(*param.values())
 
 
-def _sample_jvp(primals: Any, tangents: Any, *, site: Site) -> Any:
-    raise _no_interpreter(site)
+def _cannot_be_differentiated(primals: Any, tangents: Any, **param: Any) -> Any:
+    raise _no_interpreter(*param.values())
 
 
 batching.fancy_primitive_batchers[sample_p] = _sample_batching
-ad.primitive_jvps[sample_p] = _sample_jvp
-mlir.register_lowering(sample_p, _sample_lowering)
+batching.fancy_primitive_batchers[estimated_p] = _estimated_batching
+for primitive in RANDOM:
+    primitive.def_impl(_cannot_run)
+    ad.primitive_jvps[primitive] = _cannot_be_differentiated
+    mlir.register_lowering(primitive, _cannot_be_lowered)
 
 
 @mark_p.def_abstract_eval
@@ -213,8 +280,9 @@ def _selected(jaxpr: Jaxpr) -> Jaxpr:
 
 
 def _selected_equation(eqn: Equation) -> Equation:
-    if eqn.primitive is sample_p:
-        return eqn.replace(params={"site": replace(eqn.params["site"], selected=True)})
+    if eqn.primitive in RANDOM:
+        ((name, law),) = eqn.params.items()
+        return eqn.replace(params={name: replace(law, selected=True)})
     if eqn.primitive is mark_p and eqn.params["mark"].kind == "factor":
         return eqn.replace(params={"mark": replace(eqn.params["mark"], selected=True)})
     return replace_jaxprs(eqn, _selected)

@@ -22,7 +22,7 @@ import numpy as np
 from estimand.errors import EstimandError, error
 from estimand.transforms.continuous import is_density
 from estimand.transforms.guards import is_inexact
-from estimand.transforms.interpret import has_sites, source_of
+from estimand.transforms.interpret import has_sites
 from estimand.transforms.jaxprs import (
     Equation,
     Jaxpr,
@@ -35,6 +35,7 @@ from estimand.transforms.jaxprs import (
     trace,
 )
 from estimand.transforms.primitives import Site, mark, mark_p, sample_p
+from estimand.transforms.sources import source_of
 
 MOVES = frozenset(
     "reshape broadcast_in_dim squeeze expand_dims transpose slice dynamic_slice gather rev "

@@ -7,13 +7,14 @@ as wholes.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from estimand.errors import EstimandError, error
-from estimand.transforms.interpret import Path, address, source_of
+from estimand.transforms.interpret import Path, address
 from estimand.transforms.jaxprs import Equation, Jaxpr, close, scopes, subjaxprs
-from estimand.transforms.primitives import Site, mark_p, sample_p
+from estimand.transforms.primitives import Estimated, Site, estimated_p, mark_p, sample_p
+from estimand.transforms.sources import source_of
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Found:
     dtype: Any
     branches: tuple[tuple[Path, int], ...]
     site: Site | None  # None for a factor
+    leaves: tuple[Any, ...] = ()  # the parameters, as atoms of its equation
 
     def exclusive(self, other: "Found") -> bool:
         """Whether at most one of the two is reached in a run."""
@@ -75,6 +77,13 @@ def _walk(
         here, around = (*path, i), (*scope, *scopes(eqn))
         if eqn.primitive is sample_p:
             yield _found_site(eqn, owner, around, steps, branches)
+        elif eqn.primitive is estimated_p:
+            law: Estimated = eqn.params["law"]
+            if law.selected:
+                raise _selected(law.where, owner)
+            for item in law.sites:
+                name, shape = address(around, item.address), (*steps, *law.lanes, *item.shape)
+                yield replace(item, address=name, shape=shape, branches=branches)
         elif eqn.primitive is mark_p and eqn.params["mark"].kind == "factor":
             mark, aval = eqn.params["mark"], eqn.invars[0].aval
             if mark.selected:
@@ -112,7 +121,7 @@ def _found_site(
     aval = eqn.outvars[0].aval
     shape = (*steps, *aval.shape)
     name = address(scope, site.name)
-    return Found(name, site.source, shape, aval.dtype, branches, site)
+    return Found(name, site.source, shape, aval.dtype, branches, site, tuple(eqn.invars))
 
 
 def _selected(where: str, owner: str) -> EstimandError:

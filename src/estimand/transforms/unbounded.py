@@ -27,10 +27,10 @@ from estimand.transforms.interpret import (
     going_on,
     interpret,
     refuse_site_in_predicate,
-    source_of,
     split_at,
 )
 from estimand.transforms.jaxprs import Equation, close
+from estimand.transforms.sources import source_of
 
 
 def run_while(

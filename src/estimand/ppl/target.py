@@ -1,0 +1,96 @@
+"""A program of which some choices are given and the others are latent.
+
+What marginals and posteriors are made of: `Target.prior()` draws the latent choices from the
+program itself and weighs the run by the density of the given ones; `Target.joint(latent)` draws
+nothing. A `Program` is static and holds no tracer, so it can be part of an equation; all that
+the generative function depends on are its operands.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from estimand.ppl.choices import unflatten
+from estimand.transforms.density import Recorder
+from estimand.transforms.interpret import interpret
+from estimand.transforms.jaxprs import Jaxpr, with_constants
+from estimand.transforms.survey import Found, survey
+
+
+class Reading(NamedTuple):
+    """One run: all choices by address, their log density, and the part of it that is of given
+    choices and factors."""
+
+    choices: dict[str, Any]
+    log_density: Any
+    log_weight: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A staged generative function, of its constants and inputs."""
+
+    name: str
+    jaxpr: Jaxpr  # whose constants are replaced by the first operands
+    found: tuple[Found, ...]
+
+    @property
+    def sites(self) -> dict[str, Found]:
+        """What was found of its choices, each once, in the order of the program."""
+        return {item.address: item for item in self.found if item.site is not None}
+
+    def run(
+        self,
+        operands: Sequence[Any],
+        given: dict[str, Any],
+        weighted: Collection[str] = (),
+        owner: str | None = None,
+    ) -> Reading:
+        """Scores what is given and draws the rest, whose labels say the owner."""
+        count = len(operands) - len(self.jaxpr.jaxpr.invars)
+        recorder = Recorder(owner or self.name, given, weighted)
+        interpret(with_constants(self.jaxpr, operands[:count]), operands[count:], recorder)
+        records = recorder.records.values()
+        values = {name: r["value"] for name, r in recorder.records.items() if "value" in r}
+        density, weight = (
+            total([jnp.sum(r[kind]) for r in records if kind in r])
+            for kind in ("log_density", "log_weight")
+        )
+        return Reading(values, density, weight)
+
+
+def program_of(jaxpr: Jaxpr, name: str) -> Program:
+    return Program(name, jaxpr, tuple(survey(jaxpr, name)))
+
+
+def total(terms: list[Any]) -> Any:
+    return sum(terms[1:], start=terms[0]) if terms else jnp.zeros(())
+
+
+@dataclass(frozen=True)
+class Target:
+    """A program with some choices given, and the program that proposes the others, if any."""
+
+    name: str  # of the marginal or posterior
+    program: Program
+    operands: Sequence[Any]
+    given: dict[str, Any]
+    proposal: Program | None = None
+    proposal_operands: Sequence[Any] = ()
+
+    def prior(self) -> Reading:
+        """The latent choices drawn by the program itself."""
+        return self.program.run(self.operands, self.given, self.given, self.name)
+
+    def joint(self, latent: dict[str, Any]) -> Any:
+        """The log density of all choices."""
+        return self.program.run(self.operands, {**self.given, **latent}).log_density
+
+    def propose(self, latent: dict[str, Any]) -> Reading:
+        """The proposal's run: of these latent choices, or of drawn ones where there are none."""
+        assert self.proposal is not None
+        operands = [*self.proposal_operands, *jax.tree.leaves(unflatten(self.given))]
+        return self.proposal.run(operands, latent)
