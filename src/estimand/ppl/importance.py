@@ -152,9 +152,11 @@ def misfit(ours: Found, theirs: Found) -> str | None:
 def _support(found: Found) -> Any:
     """The support of a site, as far as it is known before the program runs."""
     assert found.site is not None
-    literal = {i: x.val for i, x in enumerate(found.leaves) if isinstance(x, Literal)}
-    ranges = {i: range_of(constant_range(x)) for i, x in literal.items()}
-    known = {i: r for i, r in ranges.items() if r is not None}
+    known = {}
+    for i, x in enumerate(found.leaves):
+        interval = constant_range(x.val) if isinstance(x, Literal) else None
+        if interval is not None and (values := range_of(interval)) is not None:
+            known[i] = values
     bare = found.site.bare([x.aval for x in found.leaves])
     every_and_some = supports_of(found.site.structure, bare, known)
     return every_and_some and every_and_some[0]
