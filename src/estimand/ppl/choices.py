@@ -94,7 +94,8 @@ def check_choices(
         raise EstimandError(
             f"the choices do not fit {owner} ({source_line()}):\n  - {listed}\n  remedy:   "
             f"give {'every choice' if every else 'choices'} of {owner} once (its addresses: "
-            f"{known}) in the shape and dtype of its site; nothing is broadcast or cast between integers and floats"
+            f"{known}) in the shape and dtype of its site; nothing is broadcast or cast between "
+            "integers and floats"
         )
     return values
 

@@ -23,7 +23,9 @@ import jax
 import jax.numpy as jnp
 
 from estimand.errors import error, source_line
+from estimand.estimators.enumerate import Enumerate
 from estimand.ppl.choices import check_choices, unflatten
+from estimand.ppl.exact import Exact
 from estimand.ppl.importance import Importance, check_proposal
 from estimand.ppl.target import Program, Target, program_of
 from estimand.transforms.jaxprs import trace
@@ -132,6 +134,8 @@ def _only(program: Program, names: list[str]) -> tuple[Found, ...]:
 
 
 def method_of(via: Any, where: str) -> Any:
+    if isinstance(via, Enumerate):
+        return Exact(via)
     if via is None or isinstance(via, Importance):
         return via or Importance()
     raise error(

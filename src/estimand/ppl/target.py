@@ -50,9 +50,7 @@ class Program:
         owner: str | None = None,
     ) -> Reading:
         """Scores what is given and draws the rest, whose labels say the owner."""
-        count = len(operands) - len(self.jaxpr.jaxpr.invars)
-        recorder = Recorder(owner or self.name, given, weighted)
-        interpret(with_constants(self.jaxpr, operands[:count]), operands[count:], recorder)
+        recorder = self._read(operands, Recorder(owner or self.name, given, weighted))
         records = recorder.records.values()
         values = {name: r["value"] for name, r in recorder.records.items() if "value" in r}
         density, weight = (
@@ -60,6 +58,16 @@ class Program:
             for kind in ("log_density", "log_weight")
         )
         return Reading(values, density, weight)
+
+    def weights(self, operands: Sequence[Any], given: dict[str, Any], owner: str) -> list[Any]:
+        """The log densities of given choices and the factors, as they stand in the program."""
+        recorder = self._read(operands, Recorder(owner, given, given))
+        return [r["log_weight"] for r in recorder.records.values() if "log_weight" in r]
+
+    def _read(self, operands: Sequence[Any], recorder: Recorder) -> Recorder:
+        count = len(operands) - len(self.jaxpr.jaxpr.invars)
+        interpret(with_constants(self.jaxpr, operands[:count]), operands[count:], recorder)
+        return recorder
 
 
 def program_of(jaxpr: Jaxpr, name: str) -> Program:
@@ -80,6 +88,10 @@ class Target:
     given: dict[str, Any]
     proposal: Program | None = None
     proposal_operands: Sequence[Any] = ()
+
+    @property
+    def latent(self) -> list[str]:
+        return [name for name in self.program.sites if name not in self.given]
 
     def prior(self) -> Reading:
         """The latent choices drawn by the program itself."""

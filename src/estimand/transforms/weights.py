@@ -18,12 +18,12 @@ def log_mean_exp(log_weights: Float[Array, " n"]) -> Float[Array, ""]:
     return jnp.where(_some_possible(log_weights), mean, -jnp.inf)
 
 
-def or_equal(log_weights: Float[Array, " n"]) -> Float[Array, " n"]:
+def or_equal(log_weights: Float[Array, "*lanes n"]) -> Float[Array, "*lanes n"]:
     """The same weights, or equal ones where all are zero."""
-    return jnp.where(_some_possible(log_weights), log_weights, 0.0)
+    return jnp.where(_some_possible(log_weights)[..., None], log_weights, 0.0)
 
 
-def _some_possible(log_weights: Any) -> Bool[Array, ""]:
+def _some_possible(log_weights: Any) -> Bool[Array, "*lanes"]:
     """A weight goes to zero continuously, so nothing jumps where this changes."""
     seen = mark(jax.lax.stop_gradient(log_weights), "continuous")
-    return jnp.any(seen > -jnp.inf)
+    return jnp.any(seen > -jnp.inf, axis=-1)
