@@ -168,15 +168,18 @@ MISTAKES = {
     "f that is no function": lambda t: em.f_divergence(2.0, unit, guide(t)),
     "f that is not zero at one": lambda t: em.f_divergence(jnp.square, unit, guide(t)),
     "f that is not scalar": lambda t: em.f_divergence(lambda r: jnp.log(r)[None], unit, guide(t)),
-    "a proposal that returns choices": lambda t: em.elbo(unit, lambda: guide(t)().choices),
+    "a proposal that draws nothing": lambda t: em.elbo(unit, lambda: normal.simulate),
     "a trace for a proposal": lambda t: em.iwelbo(unit, guide(t)(), 2),
     "a guide for a proposal": lambda t: em.forward_kl(normal, unit),
     "a model for a log density": lambda t: em.elbo(model, guide(t)),
-    "a log density of each datum": lambda t: em.reverse_kl(lambda z: jnp.zeros(3), guide(t)),
+    "a log density of each datum": lambda t: em.reverse_kl(
+        lambda z: jnp.zeros(3, jnp.float32), guide(t)
+    ),
     "a log density that is an integer": lambda t: em.sleep(guide(t), lambda z: 0),
 }
 
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_named(name):
-    check_message(f"objective: {name}", em.expectation(MISTAKES[name]).estimate, KEY, T)
+    single = jax.tree.map(lambda x: x.astype(jnp.float32), T)  # as the catalogue has it
+    check_message(f"objective: {name}", em.expectation(MISTAKES[name]).estimate, KEY, single)

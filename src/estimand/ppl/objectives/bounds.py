@@ -49,7 +49,7 @@ def elbo(log_joint: LogDensity, propose: Propose) -> Float[Array, ""]:
         >>> @em.gen
         ... def model():
         ...     z = em.sample("z", dist.Bernoulli(0.5))
-        ...     em.sample("x", dist.Bernoulli(0.2 + 0.6 * z))
+        ...     em.sample("x", dist.Bernoulli(0.2 + 0.6 * z.astype(float)))
         >>> @em.gen
         ... def guide(p):
         ...     em.sample("z", dist.Bernoulli(p))

@@ -99,7 +99,8 @@ def real(value: Any, name: str, problem: str, expected: str, remedy: str, least:
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if number and math.isfinite(value) and value > least:
         return float(value)
-    raise _refused(name, problem, expected, repr(value), remedy)
+    got = f"an array, {described(value)}" if isinstance(value, jax.Array) else repr(value)
+    raise _refused(name, problem, expected, got, remedy)
 
 
 def _called(fun: Any, name: str, problem: str, role: str, *args: Any) -> Any:
@@ -112,7 +113,7 @@ def _called(fun: Any, name: str, problem: str, role: str, *args: Any) -> Any:
         "a function without arguments that returns an em.Trace"
         if draws
         else "a function from choices to a floating scalar",
-        described(fun) if isinstance(fun, Trace) else repr(fun),
+        "an em.Trace, drawn already" if isinstance(fun, Trace) else repr(fun),
         "lambda: guide.simulate(phi)"
         if draws
         else "lambda z: model.log_density(em.merge(z, data))",
