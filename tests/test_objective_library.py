@@ -100,6 +100,14 @@ def test_particles_that_are_all_impossible_give_minus_infinity(name):
     assert value == -np.inf and grads["theta"] == 0.0
 
 
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_a_weight_that_is_no_number_is_not_hidden(name):
+    def broken(z):
+        return jnp.where(z["z"] == 1, jnp.nan, -1.0)
+
+    assert jnp.isnan(em.expectation(lambda t: IMPOSSIBLE[name](broken, t)).estimate(KEY, D))
+
+
 def test_an_impossible_particle_among_others_has_no_weight():
     x = jnp.array([-jnp.inf, 0.0, 1.0])
     value, grad = jax.value_and_grad(log_mean_exp)(x)

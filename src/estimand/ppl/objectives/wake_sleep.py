@@ -121,10 +121,10 @@ def wake_phi(
 
     log_w, log_q_z = particles(particle, n, "wake_phi")
     total = log_mean_exp(log_w)
-    possible = total > -jnp.inf
-    weight = jnp.exp(log_w - jnp.where(possible, total, 0.0)) / n
-    terms = jnp.where(weight > 0.0, weight * log_q_z, 0.0)  # 0 log 0 of an impossible particle
-    return jnp.where(possible, -jnp.sum(terms), jnp.inf)
+    impossible = total == -jnp.inf
+    weight = jnp.exp(log_w - jnp.where(impossible, 0.0, total)) / n
+    terms = jnp.where(weight == 0.0, 0.0, weight * log_q_z)  # 0 log 0 of an impossible particle
+    return jnp.where(impossible, jnp.inf, -jnp.sum(terms))
 
 
 def sleep(dream: Propose, log_q: LogDensity) -> Float[Array, ""]:
