@@ -2,6 +2,8 @@
 all outcomes of a discrete guide's particles. A twin that is broken fails the same test.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,7 +80,8 @@ def test_the_bias_of_the_wake_phase_falls_like_one_over_n():
         wake = em.expectation(lambda t: em.wake_phi(mixed(t), chosen(t), log_choice(t), n))
         return n * np.abs(wake.grad(KEY, D)["logits"] - exact).max()
 
-    assert 0.05 < bias(4) and abs(bias(4) / bias(2) - 1) < 0.35
+    few, more = bias(2), bias(4)
+    assert 0.05 < more and abs(more / few - 1) < 0.35
 
 
 IMPOSSIBLE = {
@@ -100,7 +103,7 @@ def test_particles_that_are_all_impossible_give_minus_infinity(name):
     assert value == -np.inf and grads["theta"] == 0.0
 
 
-@pytest.mark.parametrize("name", IMPOSSIBLE)
+@pytest.mark.parametrize("name", ["iwelbo", "renyi 2.0", "wake phi"])
 def test_a_weight_that_is_no_number_is_not_hidden(name):
     def broken(z):
         return jnp.where(z["z"] == 1, jnp.nan, -1.0)
@@ -129,6 +132,7 @@ def test_an_impossible_particle_among_others_has_no_weight():
 
 
 def test_a_bound_of_renyi_passes_into_its_limits():
+    @functools.cache
     def at(alpha):
         bound = em.expectation(lambda t: em.renyi(joint(t), guide(t), 4, alpha))
         return jax.tree.map(np.asarray, bound.value_and_grad(KEY, T))
@@ -137,7 +141,7 @@ def test_a_bound_of_renyi_passes_into_its_limits():
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4), at(near), at(limit))
     importance = em.expectation(lambda t: em.iwelbo(joint(t), guide(t), np.int64(4)))
     assert at(0)[0] == importance.estimate(KEY, T)
-    assert at(-1.0)[0] > at(0.0)[0] > at(1.0)[0] > at(3.0)[0]
+    assert at(-1.0)[0] > at(0)[0] > at(1.0)[0] > at(3.0)[0]
 
 
 def test_particles_are_one_axis_and_bounds_of_a_plate_are_apart():
@@ -147,8 +151,8 @@ def test_particles_are_one_axis_and_bounds_of_a_plate_are_apart():
 
     assert size(2) == size(500)
     bound = DISCRETE["iwelbo"][0]
-    plate = em.expectation(lambda t: jax.vmap(lambda _: bound(t))(jnp.arange(50)).mean())
-    found = plate.value_and_grad(KEY, D)  # 27 points a lane, and not 27^50
+    plate = em.expectation(lambda t: jax.vmap(lambda _: bound(t))(jnp.arange(20)).mean())
+    found = plate.value_and_grad(KEY, D)  # 27 points a lane, and not 27^20
     assert_exact(jax.tree.map(lambda x: x[None], found), value_and_grad(DISCRETE["iwelbo"][1], D))
 
 
