@@ -38,6 +38,17 @@ from estimand.ppl.language import merge as merge
 from estimand.ppl.language import sample as sample
 from estimand.ppl.language import scope as scope
 from estimand.ppl.language import seed as seed
+from estimand.ppl.objectives.bounds import chi as chi
+from estimand.ppl.objectives.bounds import elbo as elbo
+from estimand.ppl.objectives.bounds import iwelbo as iwelbo
+from estimand.ppl.objectives.bounds import renyi as renyi
+from estimand.ppl.objectives.divergences import f_divergence as f_divergence
+from estimand.ppl.objectives.divergences import forward_kl as forward_kl
+from estimand.ppl.objectives.divergences import reverse_kl as reverse_kl
+from estimand.ppl.objectives.divergences import symmetric_kl as symmetric_kl
+from estimand.ppl.objectives.wake_sleep import sleep as sleep
+from estimand.ppl.objectives.wake_sleep import wake_phi as wake_phi
+from estimand.ppl.objectives.wake_sleep import wake_theta as wake_theta
 from estimand.ppl.save import load as load
 from estimand.ppl.save import save as save
 from estimand.ppl.search import choose as choose
