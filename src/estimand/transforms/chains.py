@@ -31,9 +31,13 @@ BEFORE = 1_000_000  # site s as it was in the step before is called s - BEFORE
 
 @dataclass(frozen=True)
 class Lost:
-    """A value that depends on a loop's choices, after the loop, where they are summed out."""
+    """A value that depends on a loop's choices, after the loop, where they are summed out.
+
+    A log weight of the loop's own is `counted`: it is among the factors.
+    """
 
     source: str
+    counted: bool = False
 
 
 class Chain:
@@ -46,7 +50,7 @@ class Chain:
         self.whole, self.body, self.eqn, self.path = whole, body, eqn, path
         self.weights = weights
         self.num_consts, self.num_carry = scan_arity(eqn)
-        self.length = eqn.params["length"]
+        self.length, self.source = eqn.params["length"], source_of(eqn)
         self.own = whole.own(path)
         self.aged = {s: s - BEFORE for s in self.own}
         self.renewed = {s - BEFORE: s for s in self.own}
@@ -72,8 +76,8 @@ class Chain:
         factors, _ = self.whole.eliminate(factors, self.path)
         outs: list[Any] = [self._outside(c) for c in carry]
         stacked = [self._stacked(*pair) for pair in zip(ys, later, strict=True)]
-        lost = Lost(source_of(self.eqn))  # the log weights are accounted for
-        outs += [lost if k in self.weights else y for k, y in enumerate(stacked, len(outs))]
+        counted = Lost(self.source, counted=True)
+        outs += [counted if k in self.weights else y for k, y in enumerate(stacked, len(outs))]
         return outs, factors
 
     def _rows(self, x: Lifted) -> Any:
@@ -113,7 +117,7 @@ class Chain:
             if union == axes:
                 break
             axes = union
-        last, (entries, kept) = lax.scan(advance, arrays, rest)
+        last, (entries, kept) = lax.scan(advance, arrays, rest, length=self.length - 1)
         rows = iter(kept)
         ys = [y if isinstance(y, Lost) else Lifted(next(rows), y.axes) for y in outside]
         self.carried = axes
@@ -140,7 +144,9 @@ class Chain:
             if not new:
                 break
             kinds.update(new)
-        message, messages = lax.scan(back, message, (entries, rest), reverse=True)
+        message, messages = lax.scan(
+            back, message, (entries, rest), length=self.length - 1, reverse=True
+        )
         self.later = entries, rest, messages, kinds
         return _named(message, kinds)
 
@@ -172,22 +178,22 @@ class Chain:
                 before = {self.aged[s]: k for s, k in last.items()}
                 return self.whole.draw(done, {**points, **before}, self.path)
 
-            _, rows = lax.scan(step, first, (entries, rest, messages))
+            _, rows = lax.scan(step, first, (entries, rest, messages), length=self.length - 1)
             stacked = {s: jnp.concatenate([v, rows[s]]) for s, v in stacked.items()}
         if self.eqn.params["reverse"]:
             stacked = {s: jnp.flip(v, 0) for s, v in stacked.items()}
         return stacked
 
-    def _outside(self, x: Lifted) -> Lifted | Lost:
+    def _outside(self, x: Lifted | Lost) -> Lifted | Lost:
         """A value as it is seen after the loop."""
         inner = {*self.own, *self.renewed}
-        return Lost(source_of(self.eqn)) if inner & set(x.axes) else x
+        return Lost(self.source) if isinstance(x, Lost) or inner & set(x.axes) else x
 
     def _stacked(self, first: Any, later: Any) -> Lifted | Lost:
         """A result of all steps, of which `later` has all but the first."""
         first = self._outside(first)
         if isinstance(first, Lost) or isinstance(later, Lost):
-            return Lost(source_of(self.eqn))
+            return Lost(self.source)
         steps = [Lifted(jnp.expand_dims(first.array, len(first.axes)), first.axes)]
         if later is not None:
             steps.append(Lifted(jnp.moveaxis(later.array, 0, len(later.axes)), later.axes))
@@ -202,7 +208,7 @@ class Chain:
         steps = [s for s in carry.axes if s in self.renewed]
         names = ", ".join(repr(self.whole.sites[self.renewed[s]].label) for s in steps)
         return error(
-            f"scan ({source_of(self.eqn)})",
+            f"scan ({self.source})",
             f"its carry brings choices of {names} over more than one step, so that the states to "
             "be summed over would multiply at each",
             expected="a carry that is a function of the choices of its own step",

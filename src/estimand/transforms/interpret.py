@@ -33,7 +33,7 @@ from estimand.transforms.jaxprs import (
     trace,
 )
 from estimand.transforms.primitives import RANDOM, Estimated, estimated_p, mark_p, sample_p
-from estimand.transforms.sources import source_of
+from estimand.transforms.sources import at_source, source_of
 
 Path = tuple[Any, ...]  # where an equation is: indices and, for a cond, the branch
 
@@ -70,7 +70,8 @@ class Handler:
         rule = RULES.get(eqn.primitive.name)
         if rule is None:
             raise _no_rule(eqn)
-        return rule(eqn, operands, self, path, scope)
+        with at_source(eqn):
+            return rule(eqn, operands, self, path, scope)
 
     def leave(self, path: Path, env: dict[Any, Any]) -> None:
         """The body at `path` has run, with these values of its variables."""

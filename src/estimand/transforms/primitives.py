@@ -32,7 +32,7 @@ from estimand.transforms.distributions import Structure, split, value_aval
 from estimand.transforms.jaxprs import Equation, Jaxpr, replace_jaxprs, with_equations
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Laned:
     """What `vmap` does to a random value.
 

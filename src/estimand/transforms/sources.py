@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import jax
 
@@ -22,11 +22,16 @@ def source_of(eqn: Equation) -> str:
     return next((n.removeprefix(LINE) for n in around if n.startswith(LINE)), "unknown source")
 
 
+def at_source(eqn: Equation) -> AbstractContextManager:
+    """While an equation is run in another form: its line."""
+    return jax.named_scope(LINE + source_of(eqn))
+
+
 @contextmanager
 def inlined(eqn: Equation) -> Iterator[None]:
     """While its body is inlined: an equation's line, and whether it is a derivative's."""
     with ExitStack() as scopes:
-        scopes.enter_context(jax.named_scope(LINE + source_of(eqn)))
+        scopes.enter_context(at_source(eqn))
         if is_derivative(eqn):
             scopes.enter_context(jax.named_scope(DERIVATIVE))
         yield

@@ -192,14 +192,16 @@ class SumProduct:
             factors += found
             env.update(zip(eqn.outvars, outs, strict=True))
         for v in terms:
-            if v in env and not isinstance(env[v], Lost):
+            if not isinstance(env[v], Lost):
                 factors.append(self._factor(analysis, v, env[v]))
+            elif not env[v].counted:
+                raise self.used_after(env[v])
         return Step([read(v) for v in inner.outvars], factors)
 
     def _equation(self, eqn: Equation, operands: list[Any]) -> list[Any]:
         lost = next((x for x in operands if isinstance(x, Lost)), None)
         if lost is not None:
-            return [lost for _ in eqn.outvars]
+            return [Lost(lost.source) for _ in eqn.outvars]
         if eqn.primitive is mark_p:
             return operands
         return lifted(lambda *xs: evaluate(eqn, *xs), operands)
@@ -275,8 +277,8 @@ class SumProduct:
         else:
             got = f"{names}, each of which keeps lanes apart that another brings together"
         return error(
-            self.where,
-            "its choices cannot be summed out one by one",
+            self.sites[sites[-1] % BEFORE].where,
+            f"{self.where} cannot sum its choices out one by one",
             expected=f"at most {self.strategy.cap} points over all choices that meet in one weight",
             got=got,
             remedy="raise the cap with em.Enumerate(cap=...), or integrate by em.Importance(...)",
