@@ -52,6 +52,7 @@ from estimand.ppl.objectives.wake_sleep import wake_theta as wake_theta
 from estimand.ppl.save import load as load
 from estimand.ppl.save import save as save
 from estimand.ppl.search import choose as choose
+from estimand.ppl.smc import SMC as SMC
 from estimand.ppl.train import maximize as maximize
 from estimand.ppl.train import minimize as minimize
 from estimand.transforms.strategy import Law as Law

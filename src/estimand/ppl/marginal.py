@@ -27,6 +27,7 @@ from estimand.estimators.enumerate import Enumerate
 from estimand.ppl.choices import check_choices, unflatten
 from estimand.ppl.exact import Exact
 from estimand.ppl.importance import Importance, check_proposal
+from estimand.ppl.smc import SMC
 from estimand.ppl.target import Program, Target, program_of
 from estimand.transforms.jaxprs import trace
 from estimand.transforms.primitives import Estimated, estimated_p
@@ -136,6 +137,8 @@ def _only(program: Program, names: list[str]) -> tuple[Found, ...]:
 def method_of(via: Any, where: str) -> Any:
     if isinstance(via, Enumerate):
         return Exact(via)
+    if isinstance(via, SMC):
+        return via
     if via is None or isinstance(via, Importance):
         return via or Importance()
     raise error(

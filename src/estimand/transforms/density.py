@@ -155,7 +155,7 @@ class Recorder(Handler):
         return mark_p.bind(x, **eqn.params)
 
     def fork(self, eqn: Equation, path: Path, scope: Any, n: int | None) -> Any:
-        wanted = set().union(*(_addresses(body, scope) for body in subjaxprs(eqn)))
+        wanted = set().union(*(addresses_in(body, scope) for body in subjaxprs(eqn)))
         return {name: self.given[name] for name in sorted(wanted) if name in self.given}
 
     def child(self, incoming: Any) -> "Recorder":
@@ -183,7 +183,7 @@ def _all_or_none(law: Estimated, addresses: list[str], names: Collection[str]) -
     return bool(among)
 
 
-def _addresses(jaxpr: Any, scope: tuple[str, ...]) -> set[str]:
+def addresses_in(jaxpr: Any, scope: tuple[str, ...]) -> set[str]:
     """The addresses of the sites in a body."""
     found: set[str] = set()
     for eqn in close(jaxpr).jaxpr.eqns:
@@ -194,5 +194,5 @@ def _addresses(jaxpr: Any, scope: tuple[str, ...]) -> set[str]:
             found |= {address(around, item.address) for item in eqn.params["law"].sites}
         for sub in subjaxprs(eqn):
             if has_sites(sub):
-                found |= _addresses(sub, around)
+                found |= addresses_in(sub, around)
     return found

@@ -39,6 +39,12 @@ def close(jaxpr: Jaxpr) -> Jaxpr:
 
 def evaluate(eqn: Equation, *operands: Any) -> list[Any]:
     """Run one equation on values for its operands, literals included in `operands`."""
+    jaxpr, inputs = alone(eqn, operands)
+    return jex.jaxpr_as_fun(jaxpr)(*inputs)
+
+
+def alone(eqn: Equation, operands: Sequence[Any]) -> tuple[Jaxpr, list[Any]]:
+    """One equation as a jaxpr, and its inputs."""
     variables = [v for v in eqn.invars if not isinstance(v, Literal)]
     unique = list(dict.fromkeys(variables))
     values = {v: x for v, x in zip(eqn.invars, operands, strict=True) if not isinstance(v, Literal)}
@@ -51,7 +57,7 @@ def evaluate(eqn: Equation, *operands: Any) -> list[Any]:
         effects=eqn.effects,
         debug_info=jex.DebugInfo("estimand", eqn.primitive.name, *names),
     )
-    return jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, ()))(*[values[v] for v in unique])
+    return jex.ClosedJaxpr(jaxpr, ()), [values[v] for v in unique]
 
 
 def as_function(jaxpr: Jaxpr) -> Callable:
