@@ -39,7 +39,8 @@ def _marks(jaxpr: Jaxpr) -> Iterator[Mark]:
 
 
 def _estimate(mark: Mark) -> str:
-    kind, method = mark.info  # type: ignore[misc]
+    assert isinstance(mark.info, tuple)
+    kind, method = mark.info
     return f"log density of {mark.name}, {kind}: log Z by {method}; {MEANING[kind]}"
 
 
