@@ -46,6 +46,9 @@ from estimand.ppl.objectives.divergences import f_divergence as f_divergence
 from estimand.ppl.objectives.divergences import forward_kl as forward_kl
 from estimand.ppl.objectives.divergences import reverse_kl as reverse_kl
 from estimand.ppl.objectives.divergences import symmetric_kl as symmetric_kl
+from estimand.ppl.objectives.hierarchical import diwhvi as diwhvi
+from estimand.ppl.objectives.hierarchical import hvi as hvi
+from estimand.ppl.objectives.hierarchical import iwhvi as iwhvi
 from estimand.ppl.objectives.wake_sleep import sleep as sleep
 from estimand.ppl.objectives.wake_sleep import wake_phi as wake_phi
 from estimand.ppl.objectives.wake_sleep import wake_theta as wake_theta

@@ -1,5 +1,6 @@
 """Weights that are given by their logarithms, where some or all may be zero."""
 
+import math
 from typing import Any
 
 import jax
@@ -9,13 +10,18 @@ from jaxtyping import Array, Bool, Float
 from estimand.transforms.primitives import mark
 
 
-def log_mean_exp(log_weights: Float[Array, " n"]) -> Float[Array, ""]:
-    """log (1/n) sum_i exp(log_weights[i]); -inf, with no derivative, if all of them are -inf."""
-    n = log_weights.shape[0]
-    if n == 1:
-        return log_weights[0]  # and so the program stays linear in it
-    mean = jax.nn.logsumexp(or_equal(log_weights)) - jnp.log(jnp.asarray(n, log_weights.dtype))
-    return jnp.where(_some_possible(log_weights), mean, -jnp.inf)
+def log_mean_exp(x: Float[Array, " n"]) -> Float[Array, ""]:
+    """log (1/n) sum_i exp x_i; where every x_i is -inf, -inf with derivative zero.
+
+    It is m + log1p((1/n) sum_i expm1(x_i - m)) for every number m. With m what logsumexp says,
+    the error is of the size of x - m, so that a small multiple of x may be divided by its factor.
+    """
+    if x.shape == (1,):
+        return x[0]  # so that what is linear in it stays linear
+    rough = jax.lax.stop_gradient(jax.nn.logsumexp(x) - math.log(x.size))
+    finite = jnp.isfinite(rough)
+    centred = jnp.where(finite, x - jnp.where(finite, rough, 0.0), 0.0)
+    return jnp.where(finite, rough + jnp.log1p(jnp.mean(jnp.expm1(centred))), rough)
 
 
 def or_equal(log_weights: Float[Array, "*lanes n"]) -> Float[Array, "*lanes n"]:

@@ -23,10 +23,10 @@ from estimand.ppl.objectives.particles import (
     Propose,
     drawn,
     log_density,
-    log_mean_exp,
     log_weights,
     real,
 )
+from estimand.transforms.weights import log_mean_exp
 
 
 def elbo(log_joint: LogDensity, propose: Propose) -> Float[Array, ""]:

@@ -47,18 +47,6 @@ def log_weights(log_joint: LogDensity, propose: Propose, n: int, name: str) -> F
     return particles(one, n, name)
 
 
-def log_mean_exp(x: Float[Array, " n"]) -> Float[Array, ""]:
-    """log (1/n) sum_i exp x_i; where every x_i is -inf, -inf with derivative zero.
-
-    It is m + log1p((1/n) sum_i expm1(x_i - m)) for every number m. With m what logsumexp says,
-    the error is of the size of x - m, so that a small multiple of x may be divided by its factor.
-    """
-    rough = jax.lax.stop_gradient(jax.nn.logsumexp(x) - math.log(x.size))
-    finite = jnp.isfinite(rough)
-    centred = jnp.where(finite, x - jnp.where(finite, rough, 0.0), 0.0)
-    return jnp.where(finite, rough + jnp.log1p(jnp.mean(jnp.expm1(centred))), rough)
-
-
 def drawn(propose: Propose, name: str, detached: bool = False) -> Trace:
     """The trace that a thunk returns, or what it has of random values detached."""
     trace = _called(

@@ -19,9 +19,9 @@ from estimand.ppl.objectives.particles import (
     Propose,
     drawn,
     log_density,
-    log_mean_exp,
     particles,
 )
+from estimand.transforms.weights import log_mean_exp
 
 
 def wake_theta(log_joint: LogDensity, propose: Propose, n: int) -> Float[Array, ""]:
