@@ -1,8 +1,9 @@
-"""A baseline that is a function of what comes before the site.
+"""A baseline that is a function of the parameters of the site's distribution.
 
-All that comes before a site reaches it through the parameters of its distribution, so these are
-what the function is given: an inference network's logits are features of the datum (Mnih and
-Gregor 2014, section 2.3.2, whose input is the datum itself). They are detached: the baseline is
+They come before the draw, so that the estimator is unbiased, and an inference network's logits
+are features of the datum (Mnih and Gregor 2014, section 2.3.2, whose input is the datum itself).
+What comes before a site may also move the reward without moving these parameters: that such a
+baseline cannot follow, and it predicts the mean over it. They are detached: the baseline is
 trained on its own loss, and the program is not trained to be predictable.
 """
 
@@ -50,6 +51,9 @@ def _features(dist: Any) -> Any:
 @dataclass(frozen=True)
 class LearnedBaseline(Baseline):
     """For `Score(baseline=...)`: a function of the site's distribution, trained along the way.
+
+    It is given nothing else: what moves the reward but not the parameters of this distribution, an
+    earlier draw or the datum, only adds to the error of its prediction.
 
     Args:
         f: `f(params, dist)`, the baseline of shape `dist.batch_shape`, of one `vmap` lane of the

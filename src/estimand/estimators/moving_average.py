@@ -57,5 +57,9 @@ class MovingAverage(Baseline):
     def init(self, key: Any, law: Law) -> Any:
         return jnp.zeros(law.shape)
 
+    def before(self, law: Law) -> Any:
+        """One where the site is drawn: in a branch that is not taken, there is zero instead."""
+        return jnp.ones(law.shape)
+
     def after(self, law: Law) -> Any:
-        return law.state
+        return law.before * law.state

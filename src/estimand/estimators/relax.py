@@ -29,6 +29,7 @@ import optax
 
 from estimand.estimators.relaxation import BERNOULLI, check_temperature, noise, refuses, squash
 from estimand.estimators.score import ratio
+from estimand.transforms.distributions import probabilities
 from estimand.transforms.strategy import Law, Strategy
 
 
@@ -91,8 +92,8 @@ class Relax(Strategy):
         drawn = noise(law.key, law)
         heat = jnp.exp(law.state["log_temperature"])
         rows = [squash(law, z, heat) for z in (drawn.z, drawn.conditional)]
-        probs = jax.lax.stop_gradient(law.map(lambda dist: dist.probs))
-        rows.append(jnp.broadcast_to(probs, rows[0].shape))
+        probs = jax.lax.stop_gradient(law.map(probabilities))
+        rows.append(probs)
         width = law.static(_width)
         return jnp.stack([jnp.reshape(row, (*law.shape, width)) for row in rows], axis=-2)
 

@@ -92,6 +92,19 @@ class Law:
         """x of shape `batch_shape` with an axis for every lane, of size one for joint ones."""
         return jnp.reshape(x, [1 if i in self.joint else n for i, n in enumerate(self.shape)])
 
+    def shaped(self, strategy: "Strategy", method: str, x: Any, shape: tuple[int, ...]) -> Any:
+        """What a strategy's method returned, which may not be broadcast."""
+        if jnp.shape(x) == tuple(shape):
+            return x
+        raise error(
+            f"site {self.label!r} ({self.site.source})",
+            f"{strategy}.{method} returned another shape than the contract says",
+            expected=f"an array of shape {list(shape)}, as the docstring of em.Strategy.{method} "
+            "has it",
+            got=f"shape {list(jnp.shape(x))}",
+            remedy=f"correct {method}, or give the site another strategy",
+        )
+
     def first_order(self, strategy: "Strategy", slope: Any, parameter: Any) -> Any:
         """A zero whose derivative in `parameter` is `slope`; a second derivative raises."""
         why = partial(_beyond_order, strategy, self.label, self.site.source)
@@ -187,7 +200,7 @@ class Strategy:
         return 1
 
     def points(self, key: Key[Array, ""], law: Law) -> Shaped[Array, "..."]:
-        """Values of shape [m, *lanes, *event], or [*lanes, *event] for a single point."""
+        """Values [m, *lanes, *event], m being `count`, or [*lanes, *event] for a single point."""
         raise NotImplementedError
 
     def before(self, law: Law) -> Shaped[Array, "..."] | None:
