@@ -39,7 +39,7 @@ from estimand.ppl.language import scope as scope
 from estimand.ppl.language import seed as seed
 from estimand.ppl.save import load as load
 from estimand.ppl.save import save as save
-from estimand.ppl.search import choose as choose
+from estimand.ppl.choose import choose as choose
 from estimand.ppl.train import maximize as maximize
 from estimand.ppl.train import minimize as minimize
 from estimand.transforms.strategy import Law as Law

@@ -55,7 +55,8 @@ def choose(
 
     Args:
         key: of the samples, the same for all combinations.
-        budget: how many combinations may be measured, the default included.
+        budget: how many combinations may be measured, the default included unless it is biased:
+            that is measured besides, for comparison.
         argnums: which arguments to differentiate.
         cost: "flops" of a step of training, as XLA counts them (time, where it does not); or
             its "time", which is not the same again in the next run.
@@ -84,10 +85,8 @@ def choose(
         raise _wrong("cost", cost, '"flops" or "time"', "leave it out for FLOPs")
     if not is_count(budget) or budget < 1:
         raise _wrong("budget", budget, "a positive integer", "leave it out for 64 combinations")
-    estimator, sites = (
-        Estimator(objective, args, argnums),
-        places(Estimator(objective, args, argnums)),
-    )
+    estimator = Estimator(objective, args, argnums)
+    sites = places(estimator)
     refused = [refusals(estimator, p, _with(p.strategy, candidates)) for p in sites]
     options = [[s for s, reason in found.items() if reason is None] for found in refused]
     for place, found in zip(sites, options, strict=True):
@@ -103,7 +102,7 @@ def choose(
         strategies,
         search.measure(search.default),
         search.measure(best),
-        search.spent,
+        search.spent - search.besides,
         search.total <= budget,
         "FLOPs" if search.cost == "flops" else "seconds",
         {p.where: search.reasons(i, best, refused[i]) for i, p in enumerate(sites)},
@@ -138,6 +137,12 @@ class Search:
     def spent(self) -> int:
         return sum(math.isfinite(m.cost) for m in self.found.values())
 
+    @property
+    def besides(self) -> int:
+        """One if the default is not to be chosen, and so does not count."""
+        pairs = zip(self.default, self.options, strict=True)
+        return int(any(own not in options for own, options in pairs))
+
     def best(self, budget: int) -> Combination:
         self.measure(self.default)
         if self.total <= budget:
@@ -154,7 +159,7 @@ class Search:
             before = best
             for strategy in self.options[i]:
                 other = (*best[:i], strategy, *best[i + 1 :])
-                if other not in self.found and self.spent >= budget:
+                if other not in self.found and self.spent - self.besides >= budget:
                     return best
                 if self.measure(other).rank < self.measure(best).rank:
                     best = other

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from estimand.errors import EstimandError, definition, error, is_count
 from estimand.ppl.arguments import described, mean_over_samples, positive_count
-from estimand.ppl.choose import Chooser, as_mapping
+from estimand.ppl.chooser import Chooser, as_mapping
 from estimand.ppl.explain import explain
 from estimand.ppl.learning import NOTHING, State, by_path, differentiated, first_state, stepped
 from estimand.transforms.blame import first_nonfinite
