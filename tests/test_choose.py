@@ -16,8 +16,8 @@ import estimand as em
 from estimand.estimators.disarm import _probs
 from estimand.ppl.candidates import CANDIDATES, Place
 from estimand.ppl.choice import Measured
-from estimand.ppl.measure import Estimator
 from estimand.ppl.choose import Search
+from estimand.ppl.measure import Estimator
 from tests.cases.table import flip
 from tests.choosing import PROBLEMS
 from tests.messages import check_message

@@ -1,4 +1,4 @@
-"""Where strategies reach the edges: probabilities of zero and one, or nearly so, and empty lanes."""
+"""Strategies at the edges: probabilities of zero and one, or nearly so, and empty lanes."""
 
 import jax
 import jax.numpy as jnp

@@ -20,6 +20,7 @@ from estimand.estimators.without_replacement import WithoutReplacement as Withou
 from estimand.ppl.bias_check import BiasCheck as BiasCheck
 from estimand.ppl.check_unbiased import check_unbiased as check_unbiased
 from estimand.ppl.choice import Choice as Choice
+from estimand.ppl.choose import choose as choose
 from estimand.ppl.diagnose import diagnose as diagnose
 from estimand.ppl.diagnosis import Diagnosis as Diagnosis
 from estimand.ppl.expectation import Expectation as Expectation
@@ -39,7 +40,6 @@ from estimand.ppl.language import scope as scope
 from estimand.ppl.language import seed as seed
 from estimand.ppl.save import load as load
 from estimand.ppl.save import save as save
-from estimand.ppl.choose import choose as choose
 from estimand.ppl.train import maximize as maximize
 from estimand.ppl.train import minimize as minimize
 from estimand.transforms.strategy import Law as Law

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dists
 
-from estimand.estimators.relaxation import uniform
+from estimand.estimators.relaxation import CAVEAT, uniform
 from estimand.transforms.distributions import probabilities
 from estimand.transforms.strategy import Law, Strategy
 
@@ -52,7 +52,7 @@ class DisArm(Strategy):
     """
 
     order = 1
-    caveat = "no derivative in probabilities of exactly zero or one"
+    caveat = CAVEAT
 
     def refuses(self, dist: Any) -> str | None:
         known = isinstance(dist, dists.BernoulliProbs | dists.BernoulliLogits)

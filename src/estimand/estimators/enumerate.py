@@ -33,6 +33,9 @@ class Enumerate(Strategy):
     Args:
         cap: the largest number of points, over all enumerated sites that meet in one value.
 
+    Raises:
+        EstimandError: the cap is not a positive integer.
+
     Example:
         >>> import estimand as em, jax, numpyro.distributions as dist
         >>> @em.expectation

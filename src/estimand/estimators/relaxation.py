@@ -6,9 +6,9 @@ x = [z > 0] is a draw. Given x, u is uniform above or below 1 - p, which gives
     z~ =  log(1 + v / ((1 - v) (1 - p))) =  log(1 + e^l (1 + e^phi))    for x = 1,
     z~ = -log(1 + v / ((1 - v) p))       = -log(1 + e^l (1 + e^-phi))   for x = 0
 
-(Tucker et al. 2017, appendix C), with phi = logit(p) and l = logit(v). Categorical(p), with Gumbel noise: z_k = log p_k + g_k is the
-largest at k with probability p_k. Given that k is, z~_k is the maximum of all, a standard Gumbel,
-and the others are below it:
+(Tucker et al. 2017, appendix C), with phi = logit(p) and l = logit(v).
+Categorical(p), with Gumbel noise: z_k = log p_k + g_k is the largest at k with probability p_k.
+Given that k is, z~_k is the maximum of all, a standard Gumbel, and the others are below it:
 
     z~_k = -log(-log v_k),   z~_i = -log(-log v_i / p_i - log v_k).
 
@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dists
 
-from estimand.errors import error, source_line
+from estimand.errors import error, is_number, source_line
 from estimand.transforms.distributions import probabilities
 from estimand.transforms.jaxprs import is_concrete
 from estimand.transforms.strategy import Law
@@ -33,6 +33,7 @@ from estimand.transforms.strategy import Law
 BERNOULLI = (dists.BernoulliProbs, dists.BernoulliLogits)
 ONE_HOT = (dists.MultinomialProbs, dists.MultinomialLogits)
 CATEGORICAL = (dists.CategoricalProbs, dists.CategoricalLogits)
+CAVEAT = "no derivative in probabilities of exactly zero or one"
 CERTAIN = 1e4  # what z is, up to its sign, where there is no doubt
 
 
@@ -122,11 +123,11 @@ def squash(law: Law, z: Any, temperature: Any) -> Any:
 
 
 def check_temperature(name: str, temperature: Any) -> None:
-    if not isinstance(temperature, float | int) or not temperature > 0:
+    if not is_number(temperature) or temperature <= 0:
         raise error(
             f"em.{name} ({source_line()})",
-            "at a temperature of zero nothing lies in between",
-            expected="a positive Python number",
+            "the temperature says how far between the values of the site the others lie",
+            expected="a positive, finite Python number",
             got=repr(temperature),
-            remedy=f"write {name}(temperature=0.5)",
+            remedy="write temperature=0.5",
         )

@@ -28,6 +28,9 @@ class StraightThrough(Strategy):
     Args:
         biased: must be True: the gradient is not that of the objective.
 
+    Raises:
+        EstimandError: `biased` is not True.
+
     Example:
         >>> import estimand as em, jax, numpyro.distributions as dist
         >>> @em.expectation

@@ -60,6 +60,9 @@ class WithoutReplacement(Strategy):
     Args:
         k: the number of distinct outcomes, from 2 to 8.
 
+    Raises:
+        EstimandError: k is not an integer in this range.
+
     Example:
         >>> import estimand as em, jax, jax.numpy as jnp, numpyro.distributions as dist
         >>> @em.expectation

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key, PyTree, Shaped
 
-from estimand.errors import EstimandError, error
+from estimand.errors import EstimandError, error, source_line
 from estimand.transforms.density import draw, log_density
 from estimand.transforms.distributions import over_lanes
 from estimand.transforms.guards import first_order
@@ -223,6 +223,17 @@ class Strategy:
         Given what comes before the site, its mean is zero as a function of the parameters.
         """
         return None
+
+
+def check_optimizer(name: str, optimizer: Any) -> None:
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise error(
+            f"em.{name} ({source_line()})",
+            "its own parameters are trained by an optimizer of Optax",
+            expected="an optax.GradientTransformation",
+            got=repr(optimizer),
+            remedy="write optimizer=optax.adam(1e-2), or leave it out",
+        )
 
 
 def _beyond_order(strategy: Strategy, label: str, source: str) -> EstimandError:
