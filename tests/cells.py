@@ -2,7 +2,8 @@
 
 The program is E[f(x)], f = sin((s - mean - sd/2) / sd) of a weighted sum s with its mean and
 standard deviation at `THETA`: the gradients of all cells are then of about the size of their noise.
-m(theta) is known from a sum or a quadrature over `points`. In context it is a function of m alone, so the same numbers serve:
+m(theta) is known from a sum or a quadrature over `points`. In context it is a function of m alone,
+so the same numbers serve:
 
     alone   f(x)                                                m
     vmap    three lanes apart, and three that meet              6 m + m^3, weights 1, 2, 3

@@ -13,7 +13,7 @@ from scipy import special
 
 import estimand as em
 from tests.messages import check_message
-from tests.statistics import assert_unbiased, enough_draws, gradients
+from tests.statistics import assert_unbiased, enough, enough_draws, gradients, scale
 
 THETA = jnp.array([0.3, -0.5, 0.2, 0.7])
 LOADINGS, DATUM = np.array([[1.0, -2.0], [0.5, 1.5]]), np.array([0.4, -1.0])
@@ -122,6 +122,20 @@ def test_lanes_that_meet_in_any_way(name, n):
     samples = enough_draws(objective, exact, 0.2, t)
     assert np.all(np.isfinite(samples[1]))
     assert_unbiased(samples, exact, 0.2)
+
+
+def test_a_second_derivative_where_lanes_meet():
+    def program(via):
+        return em.expectation(lambda t: plate(t, via, 3, MEETINGS["exp of a sum"]))
+
+    def second(via, key, t):
+        return jax.hessian(lambda t: program(via).surrogate(key, t))(t)
+
+    t = jnp.array([0.3, 0.8])
+    exact = np.asarray(second(em.Enumerate(), KEY, t))
+    sampler = jax.jit(jax.vmap(lambda key: second(em.Vimco(), key, t)))
+    min_bias = 0.1 * scale(exact)
+    assert_unbiased(enough(sampler, exact, min_bias), exact, min_bias)
 
 
 def test_particles_of_a_loop_are_refused():
