@@ -34,7 +34,7 @@ def separate_flips(via):
 @pytest.mark.parametrize("flips", [plate_of_flips, separate_flips])
 def test_the_spread_of_a_score_does_not_grow_with_the_number_of_other_sites(flips):
     objective = em.expectation(flips(em.Score()))
-    spreads = [np.std(gradients(objective, 2**13, jnp.full(n, 0.5))[:, 0]) for n in (1, 10, 50)]
+    spreads = [np.std(gradients(objective, 2**13, jnp.full(n, 0.5))[:, 0]) for n in (1, 20)]
     np.testing.assert_allclose(spreads, 1.0, rtol=0.05)  # x / p with x a fair coin
 
 

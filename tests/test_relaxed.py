@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import estimand as em
+from tests.marks import by_default
 from tests.messages import check_message
 from tests.statistics import assert_unbiased, enough_draws
 
@@ -92,18 +93,27 @@ def answer(name):
     return jax.tree.map(np.asarray, jax.value_and_grad(PROGRAMS[name][1])(T))
 
 
-@pytest.mark.parametrize("temperature", [0.1, 0.5, 3.0])
-@pytest.mark.parametrize("name", PROGRAMS)
+RUNS = [(name, temperature) for name in PROGRAMS for temperature in (0.1, 0.5, 3.0)]
+
+
+@pytest.mark.parametrize(
+    "name, temperature", by_default(RUNS, ("one-hot", 3.0), ("two layers", 0.5), ("scored", 0.1))
+)
 def test_rebar_is_unbiased_at_every_temperature(name, temperature):
     objective = PROGRAMS[name][0](em.Rebar(temperature))
     assert_unbiased(enough_draws(objective, answer(name), 0.5, T), answer(name), 0.5)
 
 
-BIASED = (em.GumbelSoftmax(biased=True), em.StraightThrough(biased=True))
+BIASED = {
+    (name, type(via).__name__): (name, via)
+    for name in PROGRAMS
+    for via in (em.GumbelSoftmax(biased=True), em.StraightThrough(biased=True))
+}
 
 
-@pytest.mark.parametrize("via", BIASED, ids=lambda via: type(via).__name__)
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize(
+    "name, via", by_default(BIASED, ("one-hot", "GumbelSoftmax"), ("scored", "StraightThrough"))
+)
 def test_what_is_biased_says_so_and_is_seen_to_be(name, via):
     objective = PROGRAMS[name][0](via)
     assert "BIASED" in objective.explain(T)
@@ -172,7 +182,7 @@ ARITHMETIC = {
 }
 
 
-@pytest.mark.parametrize("name", ARITHMETIC)
+@pytest.mark.parametrize("name", by_default(list(ARITHMETIC), "in a vmap", "another integer"))
 def test_integers_may_be_calculated_with(name):
     @em.expectation
     def objective(t):
@@ -192,10 +202,14 @@ def scored_by(d):
     return lambda t: model.log_density({"k": em.draw(dist.Bernoulli(logits=t[0]), via=em.Rebar())})
 
 
-SMOOTH = [dist.Poisson(2.0), dist.Binomial(3, 0.4), dist.BetaBinomial(1.0, 2.0, total_count=3)]
+SMOOTH = {
+    "Poisson": dist.Poisson(2.0),
+    "Binomial": dist.Binomial(3, 0.4),
+    "BetaBinomial": dist.BetaBinomial(1.0, 2.0, total_count=3),
+}
 
 
-@pytest.mark.parametrize("d", SMOOTH)
+@pytest.mark.parametrize("d", by_default(SMOOTH, "Binomial"))
 def test_a_density_of_the_value_is_extended(d):
     objective = em.expectation(scored_by(d))
     exact = objective.using({"draw 0": em.Enumerate()}).value_and_grad(KEY, T)

@@ -12,6 +12,7 @@ import pytest
 from jax import lax
 
 import estimand as em
+from tests.marks import by_default
 from tests.messages import check_message
 from tests.statistics import assert_unbiased, keys
 
@@ -54,7 +55,7 @@ def spread(objective, state, *args):
     return float(samples[1].var(axis=0).sum()), samples
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", by_default(list(TRAINED), "average", "relax"))
 def test_a_trained_state_lowers_the_variance_and_biases_nothing(name):
     objective = coins(TRAINED[name])
     state, _ = trained(objective, 400, P, num_samples=4)
