@@ -1,6 +1,7 @@
 """estimand: write the estimand; get the estimator."""
 
 from estimand.errors import EstimandError as EstimandError
+from estimand.estimators.baseline import Baseline as Baseline
 from estimand.estimators.black_box import BlackBox as BlackBox
 from estimand.estimators.disarm import DisArm as DisArm
 from estimand.estimators.enumerate import Enumerate as Enumerate
@@ -38,6 +39,7 @@ from estimand.ppl.language import merge as merge
 from estimand.ppl.language import sample as sample
 from estimand.ppl.language import scope as scope
 from estimand.ppl.language import seed as seed
+from estimand.ppl.learning import State as State
 from estimand.ppl.save import load as load
 from estimand.ppl.save import save as save
 from estimand.ppl.train import maximize as maximize

@@ -39,8 +39,10 @@ from estimand.transforms.linear import Linear, taps
 from estimand.transforms.places import SiteInfo
 from estimand.transforms.plan import Plan, Term
 from estimand.transforms.primitives import Site, mark_p, sample_p
-from estimand.transforms.strategy import Law
+from estimand.transforms.strategy import Law, shape_of_points
 from estimand.transforms.unbounded import run_while
+
+NO_ZEROS: Mapping[Path, Sequence[Any]] = MappingProxyType({})
 
 
 class Env(dict):
@@ -55,7 +57,7 @@ def run(
     inputs: Sequence[Any],
     key: Any,
     states: Mapping[Path, Any],
-    zeros: Mapping[Path, Sequence[Any]] = MappingProxyType({}),
+    zeros: Mapping[Path, Sequence[Any]] = NO_ZEROS,
 ) -> tuple[list[Any], Any]:
     """The surrogates of the program's outputs, and the sum of the control variates.
 
@@ -76,7 +78,7 @@ class Forward:
         plan: Plan,
         key: Any,
         states: Mapping[Path, Any],
-        zeros: Mapping[Path, Sequence[Any]] = MappingProxyType({}),
+        zeros: Mapping[Path, Sequence[Any]] = NO_ZEROS,
     ):
         self.plan, self.key, self.states, self.zeros = plan, key, states, zeros
         self.drawn: dict[Path, Drawn] = {}
@@ -117,8 +119,7 @@ class Forward:
 
         def points(*leaves: Any) -> list[Any]:
             found = jnp.asarray(strategy.points(key, law(leaves)))
-            several = m > 1 or strategy.fixed_points or found.ndim > len(one)
-            shape = (m, *one) if several else one
+            shape = shape_of_points(found.shape, one, m, strategy.fixed_points)
             return [law(leaves).shaped(strategy, "points", found, shape)]
 
         def before(*leaves: Any) -> list[Any]:
@@ -229,10 +230,9 @@ class Forward:
     def control(self) -> Any:
         """The sum of the strategies' control variates.
 
-        Given all that comes before its site the mean of one is zero, as a function of the
-        parameters, at all points of the earlier sites. So is that of its derivatives of any
-        order, and every weighted mean over those points: they are combined, but with detached
-        laws, because no earlier site is to be credited with it.
+        Given all that comes before its site, at any points, the mean of one is zero as a function
+        of the parameters, and so are its derivatives' and any weighted mean over these points:
+        earlier sites are combined with detached laws, for none is to be credited with it.
         """
         total: Any = 0.0
         scored = {p for term in self.plan.terms for p, dep in term.deps.items() if dep.live}

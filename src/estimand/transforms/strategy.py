@@ -225,6 +225,19 @@ class Strategy:
         return None
 
 
+def shape_of_points(
+    found: tuple[int, ...], one: tuple[int, ...], m: int, fixed: bool
+) -> tuple[int, ...]:
+    """The shape that m points must have, one of them having the shape `one`.
+
+    A single one needs no axis. Where a lane is empty there may be fewer than were counted.
+    """
+    empty = 0 in one
+    if len(found) <= len(one) and (empty or (m == 1 and not fixed)):
+        return one
+    return (found[0] if empty and found else m, *one)
+
+
 def check_optimizer(name: str, optimizer: Any) -> None:
     if not isinstance(optimizer, optax.GradientTransformation):
         raise error(
