@@ -165,7 +165,9 @@ def in_a_while(p):
     return total.astype(float)
 
 
-MISSHAPEN = em.Score(em.LearnedBaseline(lambda w, d: w * jnp.ones(3), lambda key, d: 0.0))
+MISSHAPEN = em.Score(
+    em.LearnedBaseline(lambda w, d: (w * jnp.ones(3)).astype(jnp.float32), lambda key, d: 0.0)
+)
 
 
 def test_a_closure_with_an_empty_cell_is_no_mistake():
@@ -201,7 +203,7 @@ MISTAKES = {
     "a decay of one": lambda: em.MovingAverage(1.0),
     "one draw to leave out": lambda: em.LeaveOneOut(1),
     "a decay that is a word": lambda: em.MovingAverage("a"),
-    "a decay that is an array": lambda: em.MovingAverage(jnp.array(0.5)),
+    "a decay that is an array": lambda: em.MovingAverage(np.array(0.5)),
     "a constant that is no number": lambda: em.Score(float("nan")),
     "a constant that is a truth value": lambda: em.Score(True),
     "a number for a function": lambda: em.LearnedBaseline(3),
