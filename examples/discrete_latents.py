@@ -32,6 +32,7 @@ STRATEGIES = {
     "Score, moving average": em.Score(em.MovingAverage()),
     "Score, learned baseline": em.Score(em.LearnedBaseline(optimizer=optax.adam(3e-3))),
     "LeaveOneOut": em.LeaveOneOut(2),
+    "Vimco": em.Vimco(),
     "DisArm": em.DisArm(),
     "Rebar": em.Rebar(),
     "Rebar, tuned": em.Rebar(optimizer=optax.adam(1e-2)),

@@ -1,7 +1,9 @@
 """Every strategy with every distribution, in every context: what the table of the docs is made of.
 
-The program is E[f(x)], f = sin of a weighted sum, for m(theta), known from a sum or a quadrature
-over `points`. In context it is a function of m alone, so the same numbers serve:
+The program is E[f(x)], f = sin((s - mean - sd/2) / sd) of a weighted sum s with its mean and
+standard deviation at `THETA`: the gradients of all cells are then of about the size of their noise.
+m(theta) is known from a sum or a quadrature over `points`. In context it is a function of m alone,
+so the same numbers serve:
 
     alone   f(x)                                                m
     vmap    three lanes apart, and three that meet              6 m + m^3, weights 1, 2, 3
@@ -10,6 +12,7 @@ over `points`. In context it is a function of m alone, so the same numbers serve
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -39,17 +42,35 @@ class Cell:
     density: Callable | None = None  # of the points, if they are not draws but their weighted sum
 
     def f(self, x):
-        x = jnp.asarray(x).astype(float)
-        return jnp.sin(0.4 + (x @ jnp.array(self.coordinates) if self.coordinates else x))
+        return self.of_sum(self.sum(jnp.asarray(x).astype(float)))
+
+    def sum(self, x):
+        return x @ jnp.array(self.coordinates) if self.coordinates else x
+
+    def of_sum(self, s):
+        mean, sd = self.moments
+        return jnp.sin((s - mean) / sd - 0.5)
 
     def mean(self, t):
+        return jnp.sum(self.mass(t) * self.of_sum(self.sums))
+
+    def mass(self, t):
         with jax.numpy_dtype_promotion("standard"):
             p = self.density(t) if self.density else self.make(t)
-            mass = jnp.exp(p.log_prob(jnp.asarray(self.points))) * self.weights
-        return jnp.sum(mass * self.on_points(self.points))
+            return jnp.exp(p.log_prob(jnp.asarray(self.points))) * self.weights
 
-    def on_points(self, points):
-        return self.f(points) if self.density is None else jnp.sin(0.4 + points)
+    @property
+    def sums(self):
+        points = jnp.asarray(self.points).astype(float)
+        return points if self.density else self.sum(points)
+
+    @functools.cached_property
+    def moments(self):
+        """Mean and standard deviation of the sum, as numbers."""
+        with jax.ensure_compile_time_eval():
+            mass, sums = (np.asarray(x, np.float64) for x in (self.mass(THETA), self.sums))
+        mean = mass @ sums
+        return float(mean), float(np.sqrt(mass @ (sums - mean) ** 2))
 
 
 def between(low, high):

@@ -15,7 +15,7 @@ from tests.statistics import draws
 
 
 @pytest.mark.legs
-@CASES.legs()
+@CASES.legs(thin=True)
 def test_value_and_gradient_are_unbiased(case, strategy):
     if case.inside and strategy in SEVERAL_POINTS:
         with pytest.raises(em.EstimandError, match=f"several points(.|\\n)*inside a {case.inside}"):

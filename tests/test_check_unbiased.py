@@ -121,6 +121,7 @@ def test_a_biased_strategy_is_found_among_good_ones(site):
     refused(name, em.check_unbiased, objective, THETA, key=KEY)
 
 
+@FULL
 def test_all_biased_sites_are_named():
     objective = FLIPS.using({**GOOD, "x": HalfScore(), "z": HalfScore()})
     refused("check_unbiased: two sites", em.check_unbiased, objective, THETA, key=KEY)

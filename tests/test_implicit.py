@@ -16,6 +16,7 @@ import pytest
 from scipy import stats
 
 import estimand as em
+from tests.marks import by_default
 from tests.messages import check_message
 from tests.quadrature import gradient, hessian, nodes, truncated
 from tests.statistics import assert_unbiased, assert_unbiased_to, keys
@@ -104,14 +105,10 @@ ROWS = {
 }
 
 
-FULL = {"Chi2", "Gamma, a large concentration"}
+CHOSEN = ("Gamma", "Beta", "StudentT", "TruncatedNormal, in the right tail", "Dirichlet")
 
 
-@pytest.mark.parametrize(
-    "row",
-    [pytest.param(row, marks=[pytest.mark.full] * (name in FULL)) for name, row in ROWS.items()],
-    ids=ROWS,
-)
+@pytest.mark.parametrize("row", by_default(ROWS, *CHOSEN))
 def test_value_and_gradient_in_every_parameter(row):
     theta = np.array(row.theta)
     answer = row.exact(theta), gradient(row.exact, theta)

@@ -15,6 +15,7 @@ from jax import lax
 
 import estimand as em
 from tests.generative import LEVELS, ROWS, normal
+from tests.marks import by_default
 from tests.statistics import keys
 
 SEEDS = range(8)  # enough to take every branch
@@ -68,7 +69,10 @@ def test_the_log_densities_are_those_written_by_hand_and_assess_repeats_them(nam
         assert_close(again(trace.choices), trace)
 
 
-@pytest.mark.parametrize("name", sorted(set(ROWS) - {"CustomRule"}))
+SOME = ("Straight", "Cond", "ScanOfVmap", "FactorInVmap", "ScopeAroundALoop")
+
+
+@pytest.mark.parametrize("name", by_default(sorted(set(ROWS) - {"CustomRule"}), *SOME))
 def test_log_density_differentiates_as_the_one_written_by_hand(name):
     row, choices = ROWS[name], compiled(name)[0](jax.random.key(0)).choices
     by_hand = jax.grad(lambda a: sum(jnp.sum(x) for x in row.density(choices, a).values()))(
@@ -83,6 +87,7 @@ def test_a_density_with_a_site_inside_a_custom_rule_is_not_differentiated():
         jax.grad(lambda a: row.program.log_density(choices, a))(*row.args)
 
 
+@pytest.mark.parametrize("name", by_default(list(ROWS), *SOME))
 def test_vmap_of_simulate_and_assess_is_a_loop_of_them(name):
     run, again = compiled(name)
     many = jax.vmap(run)(keys(4))

@@ -12,6 +12,7 @@ import pytest
 from jax import lax
 
 import estimand as em
+from tests.marks import by_default
 from tests.messages import check_message
 from tests.statistics import assert_unbiased, keys
 
@@ -54,7 +55,7 @@ def spread(objective, state, *args):
     return float(samples[1].var(axis=0).sum()), samples
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", by_default(list(TRAINED), "average", "relax"))
 def test_a_trained_state_lowers_the_variance_and_biases_nothing(name):
     objective = coins(TRAINED[name])
     state, _ = trained(objective, 400, P, num_samples=4)
@@ -142,7 +143,7 @@ def test_a_baseline_that_has_seen_the_draw_is_caught():
 
 
 def closing_over_the_draw(p):
-    x = em.sample("x", dist.Bernoulli(p))
+    x = em.sample("x", dist.Bernoulli(p)).astype(float)
     via = em.Score(em.LearnedBaseline(lambda w, d: w * x, lambda key, d: 0.0))
     return em.sample("y", dist.Bernoulli(p), via=via).astype(float) * x
 
@@ -164,7 +165,21 @@ def in_a_while(p):
     return total.astype(float)
 
 
-MISSHAPEN = em.Score(em.LearnedBaseline(lambda w, d: w * jnp.ones(3), lambda key, d: 0.0))
+MISSHAPEN = em.Score(
+    em.LearnedBaseline(lambda w, d: (w * jnp.ones(3)).astype(jnp.float32), lambda key, d: 0.0)
+)
+
+
+def test_a_closure_with_an_empty_cell_is_no_mistake():
+    def baseline(params, dist):
+        return params * later(dist)
+
+    em.LearnedBaseline(baseline)
+
+    def later(dist):
+        return dist.probs
+
+
 MISTAKES = {
     "no state": lambda: coins(TRAINED["average"]).grad(KEY, P),
     "no state for an estimate": lambda: coins(TRAINED["average"]).estimate(KEY, P),
@@ -178,8 +193,8 @@ MISTAKES = {
     "a baseline of another shape": lambda: coins(MISSHAPEN).grad(
         KEY, P, state=coins(MISSHAPEN).init(KEY, P)
     ),
-    "a baseline that closes over a draw": lambda: em.expectation(closing_over_the_draw).init(
-        KEY, 0.3
+    "a baseline that closes over a draw": lambda: em.expectation(closing_over_the_draw).grad(
+        KEY, 0.3, state=em.expectation(closing_over_the_draw).init(KEY, 0.3)
     ),
     "a baseline that holds a draw": lambda: em.expectation(holding_the_draw).grad(
         KEY, 0.3, state=em.expectation(holding_the_draw).init(KEY, 0.3)
@@ -187,7 +202,19 @@ MISTAKES = {
     "an average in a while": lambda: em.expectation(in_a_while).init(KEY, 0.3),
     "a decay of one": lambda: em.MovingAverage(1.0),
     "one draw to leave out": lambda: em.LeaveOneOut(1),
+    "a decay that is a word": lambda: em.MovingAverage("a"),
+    "a decay that is an array": lambda: em.MovingAverage(np.array(0.5)),
+    "a constant that is no number": lambda: em.Score(float("nan")),
+    "a constant that is a truth value": lambda: em.Score(True),
+    "a number for a function": lambda: em.LearnedBaseline(3),
+    "a number for an optimizer": lambda: em.Rebar(optimizer=3),
+    "no optimizer": lambda: em.Relax(optimizer=None),
+    "a network without units": lambda: em.Relax(hidden=-3),
     "a temperature of zero": lambda: em.Rebar(temperature=0.0),
+    "a temperature of zero for Relax": lambda: em.Relax(temperature=0),
+    "a temperature of zero for GumbelSoftmax": lambda: em.GumbelSoftmax(0.0, biased=True),
+    "an infinite temperature": lambda: em.Rebar(float("inf")),
+    "a temperature that is a truth value": lambda: em.Rebar(True),
     "GumbelSoftmax unasked": lambda: em.GumbelSoftmax(0.5),
     "StraightThrough unasked": lambda: em.StraightThrough(),
 }

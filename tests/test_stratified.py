@@ -12,6 +12,7 @@ from jax import lax
 
 import estimand as em
 from tests.cases.mixtures import CASES, T, mixture
+from tests.marks import by_default
 from tests.messages import Programs, check_message, trace
 from tests.statistics import assert_exact, assert_unbiased, draws, enough_draws, scale
 
@@ -26,7 +27,10 @@ def holds(strategy, case):
 
 
 @pytest.mark.legs
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    "case",
+    by_default(CASES, "LanesThatMeet", "LanesApart", "OfDifferentFamilies", "AScanOfMixtures"),
+)
 def test_value_and_gradient_are_unbiased(case):
     holds(em.Stratified(), case)
 

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import estimand as em
+from tests.marks import by_default
 
 ROWS = 10
 DATA = (np.linspace(0.0, 1.0, ROWS), np.arange(ROWS))
@@ -230,7 +231,9 @@ class Plain:
         return estimate(key, params, num_samples=num_samples), state
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name", by_default(list(OPTIMIZERS), "noise with a key", "plateau, which sees the value")
+)
 def test_any_optimizer_of_optax(name):
     def fit(steps, **more):
         settings = dict(key=jax.random.key(1), progress=False)

@@ -15,6 +15,7 @@ import estimand as em
 from estimand.estimators.without_replacement import _weights
 from tests.cases.choices import CASES, T, reward
 from tests.cases.table import pick
+from tests.marks import by_default
 from tests.messages import Programs, check_message, trace
 from tests.statistics import assert_exact, assert_unbiased, draws, enough_draws, gradients, scale
 
@@ -28,7 +29,9 @@ def holds(strategy, case):
 
 
 @pytest.mark.legs
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    "case", by_default(CASES, "OneChoice", "LanesApart", "AfterAFlipAndBeforeANormal")
+)
 def test_value_and_gradient_are_unbiased(case):
     holds(em.WithoutReplacement(2), case)
 
@@ -54,7 +57,7 @@ def weights(p, subset):
     return map(np.asarray, jax.jit(_weights)(log_p[jnp.array(subset)], rest, jnp.ones(k, bool)))
 
 
-@pytest.mark.parametrize("size, k", [(5, 2), (6, 4)])
+@pytest.mark.parametrize("size, k", by_default([(5, 2), (6, 4)], (5, 2)))
 def test_the_weights_are_those_of_the_definition_and_their_mean_is_p(size, k):
     p = np.random.default_rng(size).dirichlet(np.ones(size))
     mean, whole = np.zeros(size), 0.0
@@ -90,7 +93,7 @@ def test_second_derivatives_are_unbiased():
     assert_unbiased(samples, exact(theta), 0.2)
 
 
-@pytest.mark.parametrize("k", [4, 7])
+@pytest.mark.parametrize("k", by_default([4, 7], 4))
 def test_as_many_draws_as_outcomes_are_an_enumeration(k):
     case, theta = CASES["OneChoice"], jnp.array(T)
     assert_exact(draws(case.objective(em.WithoutReplacement(k)), 8, theta), case.answer)

@@ -1,6 +1,7 @@
 """estimand: write the estimand; get the estimator."""
 
 from estimand.errors import EstimandError as EstimandError
+from estimand.estimators.baseline import Baseline as Baseline
 from estimand.estimators.black_box import BlackBox as BlackBox
 from estimand.estimators.disarm import DisArm as DisArm
 from estimand.estimators.enumerate import Enumerate as Enumerate
@@ -20,6 +21,7 @@ from estimand.estimators.without_replacement import WithoutReplacement as Withou
 from estimand.ppl.bias_check import BiasCheck as BiasCheck
 from estimand.ppl.check_unbiased import check_unbiased as check_unbiased
 from estimand.ppl.choice import Choice as Choice
+from estimand.ppl.choose import choose as choose
 from estimand.ppl.diagnose import diagnose as diagnose
 from estimand.ppl.diagnosis import Diagnosis as Diagnosis
 from estimand.ppl.expectation import Expectation as Expectation
@@ -38,6 +40,7 @@ from estimand.ppl.language import merge as merge
 from estimand.ppl.language import sample as sample
 from estimand.ppl.language import scope as scope
 from estimand.ppl.language import seed as seed
+from estimand.ppl.learning import State as State
 from estimand.ppl.objectives.bounds import chi as chi
 from estimand.ppl.objectives.bounds import elbo as elbo
 from estimand.ppl.objectives.bounds import iwelbo as iwelbo
@@ -54,7 +57,6 @@ from estimand.ppl.objectives.wake_sleep import wake_phi as wake_phi
 from estimand.ppl.objectives.wake_sleep import wake_theta as wake_theta
 from estimand.ppl.save import load as load
 from estimand.ppl.save import save as save
-from estimand.ppl.search import choose as choose
 from estimand.ppl.smc import SMC as SMC
 from estimand.ppl.train import maximize as maximize
 from estimand.ppl.train import minimize as minimize

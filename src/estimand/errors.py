@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib.util
 import inspect
+import math
 import numbers
 import os
 import sys
@@ -46,6 +47,11 @@ def definition(fun: Any) -> str:
 def is_count(x: Any) -> bool:
     """Whether x is a whole number, of Python's or of NumPy's."""
     return isinstance(x, numbers.Integral) and not isinstance(x, bool)
+
+
+def is_number(x: Any) -> bool:
+    """Whether x is a finite number of Python's."""
+    return isinstance(x, float | int) and not isinstance(x, bool) and math.isfinite(x)
 
 
 def is_users(file: str) -> bool:

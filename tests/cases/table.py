@@ -16,6 +16,7 @@ import pytest
 
 import estimand as em
 from tests import oracle
+from tests.marks import by_default
 from tests.statistics import assert_exact, assert_unbiased, draws, enough_draws, scale
 
 DISCRETE = (em.Score, em.Enumerate, em.MeasureValued)
@@ -76,14 +77,23 @@ class Table(dict):
 
         return enter
 
-    def legs(self):
-        """Parametrizes a test over all cases and the strategies that each of them takes."""
+    def legs(self, thin=False):
+        """Parametrizes a test over all cases and the strategies that each of them takes.
+
+        If `thin`, every second strategy of a case is for `-m full`, in turn.
+        """
         pairs = {
             f"{name}-{strategy.__name__}": (case, strategy)
             for name, case in self.items()
             for strategy in case.strategies
         }
-        return pytest.mark.parametrize("case, strategy", pairs.values(), ids=pairs)
+        turns = {
+            f"{name}-{strategy.__name__}"
+            for i, (name, case) in enumerate(self.items())
+            for j, strategy in enumerate(case.strategies)
+            if not thin or (i + j) % 2 == 0 or len(case.strategies) == 1
+        }
+        return pytest.mark.parametrize("case, strategy", by_default(pairs, *turns))
 
 
 CASES = Table()

@@ -34,7 +34,11 @@ class Baseline:
         raise NotImplementedError
 
     def before(self, law: Law) -> Any:
-        """The baseline [*lanes], where it depends on the site's parameters."""
+        """The baseline [*lanes], as far as it depends on the site's parameters.
+
+        In a branch that is not taken `law.before` is zero, and so must `after` be, or what the
+        other branch reached is learned.
+        """
         return None
 
     def after(self, law: Law) -> Any:

@@ -60,6 +60,9 @@ class BlackBox(Strategy):
             in the next step; the objective then has a state (see `Expectation.init`). It pays
             if v has fewer than about n (1 + decay) / (1 - decay) entries that meet.
 
+    Raises:
+        EstimandError: sigma, n or decay is out of its range.
+
     Example:
         >>> import estimand as em, jax, jax.numpy as jnp, numpy as np, numpyro.distributions as dist
         >>> def simulator(x):  # NumPy, of which JAX knows nothing

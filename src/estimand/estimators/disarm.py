@@ -17,9 +17,9 @@ because u is then uniform on (max(s, 1 - s), 1), and minus that where x = 0 and 
 
 (Dong, Mnih and Tucker 2020, equation 4; Yin et al. 2020), a conditional expectation of ARM
 and never of larger variance. In the probability s it is (f(x) - f(y)) (x - y) / (2 min(s, 1 - s)),
-as ds/dphi = s (1 - s); where s is 0 or 1 the pair never differs. For a vector, x and y are the
-pair of all lanes at once, and every lane's derivative uses the same two values of f. The value of
-the surrogate is (f(x) + f(y)) / 2.
+as ds/dphi = s (1 - s); where s is 0 or 1 the pair never differs, since u is neither. For a vector,
+x and y are the pair of all lanes at once, and every lane's derivative uses the same two values of
+f. The value of the surrogate is (f(x) + f(y)) / 2.
 """
 
 from dataclasses import dataclass
@@ -29,6 +29,8 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dists
 
+from estimand.estimators.relaxation import CAVEAT, uniform
+from estimand.transforms.distributions import probabilities
 from estimand.transforms.strategy import Law, Strategy
 
 
@@ -50,7 +52,7 @@ class DisArm(Strategy):
     """
 
     order = 1
-    caveat = "no derivative in probabilities of exactly zero or one"
+    caveat = CAVEAT
 
     def refuses(self, dist: Any) -> str | None:
         known = isinstance(dist, dists.BernoulliProbs | dists.BernoulliLogits)
@@ -61,7 +63,7 @@ class DisArm(Strategy):
 
     def points(self, key: Any, law: Law) -> Any:
         probs = _probs(law)
-        u = jax.random.uniform(key, law.shape, probs.dtype)
+        u = uniform(key, law.shape, probs.dtype)
         pair = jnp.stack([u > 1 - probs, u < probs])
         return pair.astype(jnp.result_type(int))
 
@@ -74,4 +76,4 @@ class DisArm(Strategy):
 
 
 def _probs(law: Law) -> Any:
-    return law.map(lambda dist: jnp.broadcast_to(dist.probs, dist.batch_shape))
+    return law.map(probabilities)

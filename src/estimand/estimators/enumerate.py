@@ -21,7 +21,7 @@ import numpy as np
 import numpyro.distributions as dists
 
 from estimand.errors import error, is_count, source_line
-from estimand.transforms.distributions import over_lanes, promoting
+from estimand.transforms.distributions import over_lanes, probabilities, promoting, unexpanded
 from estimand.transforms.primitives import Site
 from estimand.transforms.strategy import Law, Strategy
 
@@ -32,6 +32,9 @@ class Enumerate(Strategy):
 
     Args:
         cap: the largest number of points, over all enumerated sites that meet in one value.
+
+    Raises:
+        EstimandError: the cap is not a positive integer.
 
     Example:
         >>> import estimand as em, jax, numpyro.distributions as dist
@@ -119,12 +122,11 @@ def _weights(site: Site, joint: tuple[int, ...], values: Any, leaves: list[Any])
 
 def probability(dist: Any, value: Any) -> Any:
     """P(x = value): from `probs` where there are any, because NumPyro's log_prob clamps them."""
-    while isinstance(dist, dists.ExpandedDistribution):
-        dist = dist.base_dist
+    dist = unexpanded(dist)
     if isinstance(dist, dists.BernoulliProbs | dists.BernoulliLogits):
         return jnp.where(value == 1, dist.probs, 1 - dist.probs)
     if isinstance(dist, dists.CategoricalProbs | dists.CategoricalLogits):
-        probs = jnp.broadcast_to(dist.probs, (*jnp.shape(value), dist.probs.shape[-1]))
+        probs = probabilities(dist, jnp.shape(value))
         return jnp.take_along_axis(probs, value[..., None], axis=-1)[..., 0]
     if isinstance(dist, dists.BinomialProbs | dists.BinomialLogits):
         p, n = dist.probs, dist.total_count

@@ -24,6 +24,9 @@ class GumbelSoftmax(Strategy):
         temperature: how far the values in between are from those of the site.
         biased: must be True: the estimates are not those of the objective as written.
 
+    Raises:
+        EstimandError: a temperature that is not a positive number, or `biased` is not True.
+
     Example:
         >>> import estimand as em, jax, numpyro.distributions as dist
         >>> @em.expectation

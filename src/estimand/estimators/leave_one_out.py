@@ -33,6 +33,9 @@ class LeaveOneOut(Strategy):
     Args:
         n: the number of draws, two or more.
 
+    Raises:
+        EstimandError: n is not an integer of two or more.
+
     Example:
         >>> import estimand as em, jax, numpyro.distributions as dist
         >>> @em.expectation

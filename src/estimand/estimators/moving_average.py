@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from estimand.errors import error, source_line
+from estimand.errors import error, is_number, source_line
 from estimand.estimators.baseline import Baseline
 from estimand.transforms.strategy import Law
 
@@ -25,15 +25,19 @@ class MovingAverage(Baseline):
     Args:
         decay: the weight that a step keeps in the next one.
 
+    Raises:
+        EstimandError: the decay is not a number from 0 to less than 1.
+
     Example:
         >>> import estimand as em, jax, numpyro.distributions as dist
         >>> @em.expectation
         ... def cost(p):
         ...     via = em.Score(baseline=em.MovingAverage(0.5))
         ...     return 10.0 + em.draw(dist.Bernoulli(p), via=via).astype(float) * p
+        >>> step = jax.jit(lambda key, state: cost.value_and_grad(key, 0.5, state=state))
         >>> state = cost.init(jax.random.key(0), 0.5)
         >>> for t in range(20):
-        ...     (value, grad), state = cost.value_and_grad(jax.random.key(t), 0.5, state=state)
+        ...     (value, grad), state = step(jax.random.key(t), state)
         >>> 0.0 < float(state.learned["draw 0"]) < 0.5  # the draw does not reach the ten
         True
     """
@@ -41,11 +45,11 @@ class MovingAverage(Baseline):
     decay: float = 0.9
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.decay < 1.0:
+        if not is_number(self.decay) or not 0.0 <= self.decay < 1.0:
             raise error(
                 f"em.MovingAverage ({source_line()})",
                 "the decay is the weight of the past",
-                expected="a number from 0 to less than 1",
+                expected="a Python number from 0 to less than 1",
                 got=repr(self.decay),
                 remedy="write MovingAverage(0.9)",
             )
@@ -57,5 +61,9 @@ class MovingAverage(Baseline):
     def init(self, key: Any, law: Law) -> Any:
         return jnp.zeros(law.shape)
 
+    def before(self, law: Law) -> Any:
+        """One where the site is drawn: in a branch that is not taken, there is zero instead."""
+        return jnp.ones(law.shape)
+
     def after(self, law: Law) -> Any:
-        return law.state
+        return law.before * law.state

@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from estimand.estimators.relaxation import check_temperature, noise, refuses, squash
+from estimand.estimators.relaxation import CAVEAT, check_temperature, noise, refuses, squash
 from estimand.estimators.score import ratio
-from estimand.transforms.strategy import Law, Strategy
+from estimand.transforms.strategy import Law, Strategy, check_optimizer
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,9 @@ class Rebar(Strategy):
         temperature: how far the values in between are from those of the site.
         optimizer: from Optax; if given, the temperature and eta (1 at first) are trained to lower
             the variance of the gradient, and are a state: see `Expectation.init`.
+
+    Raises:
+        EstimandError: a temperature that is not a positive number, or another optimizer.
 
     Example:
         >>> import estimand as em, jax, numpyro.distributions as dist
@@ -57,10 +60,12 @@ class Rebar(Strategy):
     through = True
     relaxed = True
     tuned = True
-    caveat = "no derivative in probabilities of exactly zero or one"
+    caveat = CAVEAT
 
     def __post_init__(self) -> None:
         check_temperature("Rebar", self.temperature)
+        if self.optimizer is not None:
+            check_optimizer("Rebar", self.optimizer)
 
     def init(self, key: Any, law: Law) -> Any:
         return {"log_temperature": jnp.log(self.temperature), "eta": jnp.ones(())}

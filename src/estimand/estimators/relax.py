@@ -27,9 +27,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from estimand.estimators.relaxation import BERNOULLI, check_temperature, noise, refuses, squash
+from estimand.errors import error, is_count, source_line
+from estimand.estimators.relaxation import (
+    BERNOULLI,
+    CAVEAT,
+    check_temperature,
+    noise,
+    refuses,
+    squash,
+)
 from estimand.estimators.score import ratio
-from estimand.transforms.strategy import Law, Strategy
+from estimand.transforms.distributions import probabilities
+from estimand.transforms.strategy import Law, Strategy, check_optimizer
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,9 @@ class Relax(Strategy):
         hidden: the number of units of the network's one hidden layer.
         temperature: the first one; it is trained along.
         optimizer: from Optax; for the network and the temperature.
+
+    Raises:
+        EstimandError: no units, a temperature that is not a positive number, another optimizer.
 
     Example:
         >>> import estimand as em, jax, numpyro.distributions as dist
@@ -66,10 +78,19 @@ class Relax(Strategy):
         default=optax.adam(1e-2), repr=False
     )
     tuned = True
-    caveat = "no derivative in probabilities of exactly zero or one"
+    caveat = CAVEAT
 
     def __post_init__(self) -> None:
         check_temperature("Relax", self.temperature)
+        check_optimizer("Relax", self.optimizer)
+        if not is_count(self.hidden) or self.hidden < 1:
+            raise error(
+                f"em.Relax ({source_line()})",
+                "the network of its control variate has one hidden layer",
+                expected="hidden, a positive integer",
+                got=repr(self.hidden),
+                remedy="leave it out for 32 units",
+            )
 
     def refuses(self, dist: Any) -> str | None:
         return refuses(dist, index=True)
@@ -91,8 +112,8 @@ class Relax(Strategy):
         drawn = noise(law.key, law)
         heat = jnp.exp(law.state["log_temperature"])
         rows = [squash(law, z, heat) for z in (drawn.z, drawn.conditional)]
-        probs = jax.lax.stop_gradient(law.map(lambda dist: dist.probs))
-        rows.append(jnp.broadcast_to(probs, rows[0].shape))
+        probs = jax.lax.stop_gradient(law.map(probabilities))
+        rows.append(probs)
         width = law.static(_width)
         return jnp.stack([jnp.reshape(row, (*law.shape, width)) for row in rows], axis=-2)
 

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from estimand.errors import error, source_line
+from estimand.errors import error, is_number, source_line
 from estimand.estimators.baseline import Baseline
 from estimand.transforms.strategy import Law, Strategy
 
@@ -37,6 +37,9 @@ class Score(Strategy):
             with their coefficients, that one lane of the site reaches. Or one that is trained,
             `MovingAverage()` or `LearnedBaseline()`, whose state is passed along: see
             `Expectation.init`.
+
+    Raises:
+        EstimandError: the baseline is neither a finite number nor one of these.
 
     Example:
         >>> import estimand as em, jax, numpyro.distributions as dist
@@ -52,11 +55,11 @@ class Score(Strategy):
     baseline: float | Baseline = 0.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.baseline, float | int | Baseline):
+        if not isinstance(self.baseline, Baseline) and not is_number(self.baseline):
             raise error(
                 f"em.Score ({source_line()})",
                 "a baseline is a constant, because a strategy is a static part of the program",
-                expected="a Python number, em.MovingAverage() or em.LearnedBaseline()",
+                expected="a finite Python number, em.MovingAverage() or em.LearnedBaseline()",
                 got=f"{type(self.baseline).__name__} {self.baseline!r}",
                 remedy="write the number itself, or float(x) of an array that is known",
             )

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from estimand.estimators.gumbel_softmax import says_biased
 from estimand.estimators.relaxation import noise, refuses
+from estimand.transforms.distributions import probabilities
 from estimand.transforms.strategy import Law, Strategy
 
 
@@ -27,6 +27,9 @@ class StraightThrough(Strategy):
 
     Args:
         biased: must be True: the gradient is not that of the objective.
+
+    Raises:
+        EstimandError: `biased` is not True.
 
     Example:
         >>> import estimand as em, jax, numpyro.distributions as dist
@@ -53,5 +56,5 @@ class StraightThrough(Strategy):
 
     def points(self, key: Any, law: Law) -> Any:
         x = noise(key, law).x
-        p = law.map(lambda dist: jnp.broadcast_to(dist.probs, dist.batch_shape + dist.event_shape))
+        p = law.map(probabilities)
         return x.astype(p.dtype) + p - jax.lax.stop_gradient(p)

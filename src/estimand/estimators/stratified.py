@@ -27,6 +27,7 @@ import numpyro.distributions as dists
 from numpyro.distributions import constraints
 
 from estimand.estimators.enumerate import assignments
+from estimand.transforms.distributions import probabilities, unexpanded
 from estimand.transforms.strategy import Law, Strategy
 
 MIXTURES = (dists.MixtureSameFamily, dists.MixtureGeneral)
@@ -63,8 +64,8 @@ class Stratified(Strategy):
     caveat = "no derivative from components of probability zero"
 
     def refuses(self, dist: Any) -> str | None:
-        dist = _mixture(dist)
-        if isinstance(dist, dists.Independent) and isinstance(_mixture(dist.base_dist), MIXTURES):
+        dist = unexpanded(dist)
+        if isinstance(dist, dists.Independent) and isinstance(unexpanded(dist.base_dist), MIXTURES):
             return "it takes no to_event(); without it, lanes that meet are one vector anyway"
         if not isinstance(dist, MIXTURES):
             return "it is made for mixtures, MixtureSameFamily and MixtureGeneral"
@@ -80,7 +81,7 @@ class Stratified(Strategy):
         return None
 
     def count(self, dist: Any, joint: int) -> int:
-        return _mixture(dist).mixture_size ** max(joint, 1)
+        return unexpanded(dist).mixture_size ** max(joint, 1)
 
     def points(self, key: Any, law: Law) -> Any:
         keys = jax.random.split(key, law.site.lanes) if law.site.lanes else key
@@ -107,12 +108,6 @@ class Stratified(Strategy):
         return jnp.sum(weights.astype(f.dtype) * f, axis=0)
 
 
-def _mixture(dist: Any) -> Any:
-    while isinstance(dist, dists.ExpandedDistribution):
-        dist = dist.base_dist
-    return dist
-
-
 def _components(mixture: Any) -> list[Any]:
     if isinstance(mixture, dists.MixtureGeneral):
         return mixture.component_distributions
@@ -127,7 +122,7 @@ def _bare(support: Any) -> Any:
 
 def _draws(dist: Any, key: Any) -> Any:
     """One draw of every component, [*batch, K, *event]."""
-    mixture, batch = _mixture(dist), dist.batch_shape
+    mixture, batch = unexpanded(dist), dist.batch_shape
     components = _components(mixture)
     if isinstance(mixture, dists.MixtureSameFamily):
         return components[0].expand((*batch, mixture.mixture_size)).sample(key)
@@ -140,7 +135,6 @@ def _probs(law: Law) -> Any:
     """The mixing probabilities, [K, *lanes]."""
 
     def one(dist: Any) -> Any:
-        probs = _mixture(dist).mixing_distribution.probs
-        return jnp.broadcast_to(probs, (*dist.batch_shape, probs.shape[-1]))
+        return probabilities(unexpanded(dist).mixing_distribution, dist.batch_shape)
 
     return jnp.moveaxis(law.map(one), -1, 0)

@@ -38,12 +38,11 @@ class Vimco(Strategy):
         ...         x = em.draw(dist.Bernoulli(logits=logits))
         ...         log_joint = jnp.where(x == 1, jnp.log(0.2), jnp.log(0.05))
         ...         return log_joint - jax.nn.log_sigmoid(jnp.where(x == 1, logits, -logits))
-        ...     log_weights = jax.vmap(log_weight)(jnp.arange(5))
-        ...     return jax.nn.logsumexp(log_weights) - jnp.log(5.0)
-        >>> exact = bound.grad(jax.random.key(0), 0.5)  # by enumeration, of 2^5 points
+        ...     return jax.nn.logsumexp(jax.vmap(log_weight)(jnp.arange(3))) - jnp.log(3.0)
+        >>> exact = bound.grad(jax.random.key(0), 0.5)  # by enumeration, of 2^3 points
         >>> vimco = bound.using({"draw 0": em.Vimco()})
-        >>> grad = vimco.grad(jax.random.key(0), 0.5, num_samples=4000)
-        >>> bool(abs(grad - exact) < 0.01)
+        >>> step = jax.jit(lambda key: vimco.grad(key, 0.5, num_samples=1000))
+        >>> bool(abs(step(jax.random.key(0)) - exact) < 0.03)
         True
     """
 

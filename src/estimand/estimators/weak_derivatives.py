@@ -59,6 +59,7 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dists
 
+from estimand.transforms.distributions import probabilities
 from estimand.transforms.repairs import REPAIRED
 
 
@@ -75,13 +76,13 @@ Rule = Callable[[Any, Any, Any], list[Pair]]  # of a key, a distribution and a d
 
 
 def bernoulli(key: Any, d: Any, x: Any) -> list[Pair]:
-    probs = jnp.broadcast_to(d.probs, d.batch_shape)
+    probs = probabilities(d)
     possible = (0 < probs) & (probs < 1)
     return [Pair(probs, 1 - 2 * x, jnp.where(possible, 1 - x, x))]
 
 
 def categorical(key: Any, d: Any, x: Any) -> list[Pair]:
-    probs = jnp.broadcast_to(d.probs, (*d.batch_shape, d.probs.shape[-1]))
+    probs = probabilities(d)
     return [
         Pair(p, jnp.ones_like(p), jnp.where(p > 0, jnp.full_like(x, k), x))
         for k, p in enumerate(jnp.moveaxis(probs, -1, 0))
@@ -89,7 +90,7 @@ def categorical(key: Any, d: Any, x: Any) -> list[Pair]:
 
 
 def binomial(key: Any, d: Any, x: Any) -> list[Pair]:
-    probs, n = (jnp.broadcast_to(p, d.batch_shape) for p in (d.probs, d.total_count))
+    probs, n = probabilities(d), jnp.broadcast_to(d.total_count, d.batch_shape)
     sign = jnp.where(jax.random.uniform(key, d.batch_shape) * n < x, -1, 1)
     possible = (0 < probs) & (probs < 1) & (n > 0)
     return [Pair(probs, 1.0 * sign * n, jnp.where(possible, x + sign, x))]

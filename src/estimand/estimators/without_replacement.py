@@ -43,6 +43,7 @@ import numpyro.distributions as dists
 
 from estimand.errors import EstimandError, error, is_count, source_line
 from estimand.estimators.enumerate import assignments
+from estimand.transforms.distributions import unexpanded
 from estimand.transforms.strategy import MOST_POINTS, Law, Strategy
 
 MOST_DRAWS = 8  # their 2^k subsets are gone through
@@ -58,6 +59,9 @@ class WithoutReplacement(Strategy):
 
     Args:
         k: the number of distinct outcomes, from 2 to 8.
+
+    Raises:
+        EstimandError: k is not an integer in this range.
 
     Example:
         >>> import estimand as em, jax, jax.numpy as jnp, numpyro.distributions as dist
@@ -87,7 +91,7 @@ class WithoutReplacement(Strategy):
             )
 
     def refuses(self, dist: Any) -> str | None:
-        known = isinstance(_base(dist), dists.CategoricalProbs | dists.CategoricalLogits)
+        known = isinstance(unexpanded(dist), dists.CategoricalProbs | dists.CategoricalLogits)
         return None if known else "it is made for Categorical"
 
     def count(self, dist: Any, joint: int) -> int:
@@ -121,14 +125,8 @@ class WithoutReplacement(Strategy):
         return jnp.sum(weights * (f * ratio + baseline * (1 - ratio)), axis=0)
 
 
-def _base(dist: Any) -> Any:
-    while isinstance(dist, dists.ExpandedDistribution):
-        dist = dist.base_dist
-    return dist
-
-
 def _size(dist: Any) -> int:
-    return int(np.shape(_base(dist).probs)[-1])
+    return int(np.shape(unexpanded(dist).probs)[-1])
 
 
 def _outcomes(law: Law) -> tuple[Any, Any]:
@@ -140,7 +138,7 @@ def _outcomes(law: Law) -> tuple[Any, Any]:
 
     def one(dist: Any) -> Any:
         return jnp.broadcast_to(
-            jax.nn.log_softmax(_base(dist).logits, axis=-1), (*dist.batch_shape, size)
+            jax.nn.log_softmax(unexpanded(dist).logits, axis=-1), (*dist.batch_shape, size)
         )
 
     log_p = jnp.moveaxis(law.map(one), -1, 0)  # [K, *lanes]

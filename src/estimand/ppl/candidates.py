@@ -14,7 +14,7 @@ from estimand.estimators.rebar import Rebar
 from estimand.estimators.relax import Relax
 from estimand.estimators.score import Score
 from estimand.estimators.vimco import Vimco
-from estimand.ppl.choose import OFFERED
+from estimand.ppl.chooser import OFFERED
 from estimand.ppl.measure import Estimator
 from estimand.transforms.strategy import Strategy
 

@@ -11,7 +11,8 @@ of differences under common keys. Both bounds have the allowance for rounding ad
 estimator without variance needs.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,24 +97,25 @@ def check_unbiased(
 
 def reference(estimator: Estimator) -> dict[str, Strategy]:
     """A strategy for every site that another one than its own can be judged by."""
+    return next(c for c in _references(estimator) if mistake(estimator.using(c)) is None)
+
+
+def _references(estimator: Estimator) -> Iterator[dict[str, Strategy]]:
+    """In order: all enumerated; the first that each site can have, with and without enumeration;
+    the same of fewer and fewer sites.
+    """
     sites = places(estimator)
-    enumerated: dict[str, Strategy] = {place.label: REFERENCES[0] for place in sites}
-    if mistake(estimator.using(enumerated)) is None:
-        return enumerated
-    chosen: dict[str, Strategy] = {}
+    yield {place.label: REFERENCES[0] for place in sites}
     for options in (REFERENCES, REFERENCES[1:]):
-        chosen = {}
+        chosen: dict[str, Strategy] = {}
         for place in sites:
             fits = (s for s in options if not _same(s, place.strategy))
             able = (s for s in fits if mistake(estimator.using({place.label: s})) is None)
-            first = next(able, None)
-            if first is not None:
-                chosen[place.label] = first
-        if mistake(estimator.using(chosen)) is None:
-            return chosen
-    while mistake(estimator.using(chosen)) is not None:
+            chosen.update((place.label, s) for s in itertools.islice(able, 1))
+        yield chosen
+    while chosen:
         chosen.popitem()
-    return chosen
+        yield chosen
 
 
 def _same(a: Strategy, b: Strategy) -> bool:

@@ -1,199 +1,250 @@
-"""Which strategy a site gets: the user's, or a default with its reason."""
+"""Choosing the strategies of all sites together, by what they cost and how much they vary.
 
+With work W there is room for W / cost samples, whose mean has the variance
+
+    tr Cov g / (W / cost) = variance x cost / W,
+
+so the best choice is the one with the least variance x cost. The variance of one site's strategy
+depends on those of the others, and so does the cost where sites meet: combinations are measured,
+all of them where they are few; otherwise one site is changed at a time, from the default on,
+until no change is better.
+"""
+
+import itertools
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
 
-import numpyro.distributions as dists
+import jax
+from jaxtyping import Array, Key
 
-from estimand.errors import EstimandError, error
-from estimand.estimators.disarm import DisArm
-from estimand.estimators.enumerate import Enumerate
-from estimand.estimators.leave_one_out import LeaveOneOut
-from estimand.estimators.measure_valued import MeasureValued
-from estimand.estimators.pathwise import Pathwise
-from estimand.estimators.rebar import Rebar
-from estimand.estimators.score import Score
-from estimand.estimators.stratified import Stratified
-from estimand.estimators.without_replacement import WithoutReplacement
-from estimand.transforms.jaxprs import Equation, close, subjaxprs
-from estimand.transforms.places import SiteInfo
-from estimand.transforms.plan import Chosen, static_distribution
-from estimand.transforms.primitives import Site, sample_p
+from estimand.errors import EstimandError, error, is_count, source_line
+from estimand.ppl.arguments import positive_count
+from estimand.ppl.candidates import CANDIDATES, Place, mistake, places, refusals, written
+from estimand.ppl.choice import Choice, Measured
+from estimand.ppl.diagnosis import digits
+from estimand.ppl.expectation import Expectation
+from estimand.ppl.measure import Estimator, check_call, moments, seconds, together
+from estimand.transforms.seed import as_key
 from estimand.transforms.strategy import Strategy
-from estimand.transforms.supports import bounding_leaves
 
-UNROLLED = 32  # the longest scan that is written out for the sake of a multi-point site
-UNLIKE_DRAWS = (
-    dists.MaskedDistribution,
-    dists.LeftCensoredDistribution,
-    dists.RightCensoredDistribution,
-    dists.IntervalCensoredDistribution,
-    dists.Unit,
-)
-OFFERED = (
-    Pathwise(),
-    Stratified(),
-    Enumerate(),
-    MeasureValued(),
-    DisArm(),
-    Rebar(),
-    WithoutReplacement(),
-    LeaveOneOut(),
-    Score(),
-)
+Combination = tuple[Strategy, ...]  # one for each site, in the order of the program
 
 
-class Chooser:
-    """Choices per site, with `using` overriding `via` overriding the default."""
+def choose(
+    objective: Expectation,
+    *args: Any,
+    key: Key[Array, ""],
+    budget: int = 64,
+    argnums: int | Sequence[int] = 0,
+    cost: Literal["flops", "time"] = "flops",
+    candidates: Sequence[Strategy] = CANDIDATES,
+    num_samples: int = 2048,
+) -> Choice:
+    """The strategies with the least variance x cost of the gradient, at these arguments.
 
-    def __init__(self, overrides: dict[str, Strategy]):
-        self.overrides = overrides
+    Every site is given each of the candidates that it can have, and the strategy that it has.
+    Biased ones are left out, and so are combinations that the program cannot have, because too
+    many points meet. If the combinations are more than `budget`, one site is changed at a time,
+    from the default on, until no change is better or the budget is spent. Variance is the trace of
+    the covariance over all differentiated leaves, of one sample; strategies that learn are trained
+    for 500 steps at these arguments first. What is best elsewhere, later in training say, may be
+    another choice, and derivatives of a higher order are not considered.
 
-    def explicit(self, site: Site, label: str) -> tuple[Strategy | None, str]:
-        for name, strategy in reversed(self.overrides.items()):  # the last word counts
-            if matches(label, name):
-                return strategy, "chosen by using()"
-        return site.via, "chosen by via="
+    Args:
+        key: of the samples, the same for all combinations.
+        budget: how many combinations may be measured, the default included unless it is biased:
+            that is measured besides, for comparison.
+        argnums: which arguments to differentiate.
+        cost: "flops" of a step of training, as XLA counts them (time, where it does not); or
+            its "time", which is not the same again in the next run.
+        candidates: the strategies to try.
+        num_samples: gradients per combination, rounded up to a multiple of 32.
 
-    def choose(self, info: SiteInfo) -> Chosen:
-        strategy, why = self.explicit(info.site, info.label)
-        dist = static_distribution(info)
-        if strategy is None:
-            return self._default(info, dist)
-        if not isinstance(strategy, Strategy):
-            raise _not_a_strategy(info.where, strategy)
-        reason = refusal(strategy, dist, info)
-        if reason:
-            able = [repr(s) for s in OFFERED if not refusal(s, dist, info)]
-            raise error(
-                info.where,
-                f"{strategy!r} cannot be used here: {reason}",
-                expected=f"one of {', '.join(able)}" if able else "another distribution",
-                got=f"{strategy!r} for {info.site.distribution}",
-                remedy="pass one of those as via=, or leave the choice to the default"
-                if able
-                else "draw from a distribution with the same values and a density of its own, and "
-                "score with this one",
-            )
-        return Chosen(strategy, why)
+    Returns:
+        A `Choice`, whose `objective` has the strategies; `print` gives the reasons.
 
-    def check_overrides(self, labels: Sequence[str], where: str) -> None:
-        """Every name in `using` must be a suffix of the label of one site."""
-        known = sorted(set(labels))
-        for name in self.overrides:
-            found = [label for label in known if matches(label, name)]
-            if len(found) != 1:
-                raise error(
-                    where,
-                    f"using({{{name!r}: ...}}) names " + ("several sites" if found else "no site"),
-                    expected="a suffix of the label of one site",
-                    got=f"{name!r}, which fits {', '.join(found) or 'none'}",
-                    remedy=f"use one of: {', '.join(known) or 'this objective has no sites'}",
-                )
+    Raises:
+        EstimandError: a site has a biased strategy, and there is no other for it; or no
+            combination has a finite gradient.
 
-    def _default(self, info: SiteInfo, dist: Any) -> Chosen:
-        if dist.has_rsample:
-            return Chosen(Pathwise(), "default: the distribution is reparameterised", True)
-        for strategy in (Enumerate(), Score()):
-            reason = refusal(strategy, dist, info)
-            if reason is None:
+    Example:
+        >>> import estimand as em, jax, numpyro.distributions as dist
+        >>> @em.expectation
+        ... def heads(logits):
+        ...     return em.draw(dist.Bernoulli(logits=logits), via=em.Score()).astype(float)
+        >>> found = em.choose(
+        ...     heads, 0.3, key=jax.random.key(0), candidates=[em.Enumerate(), em.MeasureValued()])
+        >>> found.strategies
+        {'draw 0': Enumerate(cap=1024)}
+    """
+    check_call("choose", objective, args)
+    if cost not in ("flops", "time"):
+        raise _wrong("cost", cost, '"flops" or "time"', "leave it out for FLOPs")
+    if not is_count(budget) or budget < 1:
+        raise _wrong("budget", budget, "a positive integer", "leave it out for 64 combinations")
+    estimator = Estimator(objective, args, argnums)
+    sites = places(estimator)
+    refused = [refusals(estimator, p, _with(p.strategy, candidates)) for p in sites]
+    options = [[s for s, reason in found.items() if reason is None] for found in refused]
+    for place, found in zip(sites, options, strict=True):
+        if not found:
+            raise _no_sound_strategy(place, candidates)
+    search = Search(estimator, sites, options, as_key(key), positive_count(num_samples), cost)
+    best = search.best(budget)
+    if not math.isfinite(search.measure(best).product):
+        raise _not_finite(objective)
+    strategies = {place.label: s for place, s in zip(sites, best, strict=True)}
+    return Choice(
+        objective.using(strategies),
+        strategies,
+        search.measure(search.default),
+        search.measure(best),
+        search.spent - search.besides,
+        search.total <= budget,
+        "FLOPs" if search.cost == "flops" else "seconds",
+        {p.where: search.reasons(i, best, refused[i]) for i, p in enumerate(sites)},
+    )
+
+
+def _with(own: Strategy, candidates: Sequence[Strategy]) -> list[Strategy]:
+    return list(dict.fromkeys([own, *candidates]))
+
+
+@dataclass
+class Search:
+    """Measurements of combinations, each made once."""
+
+    estimator: Estimator
+    sites: list[Place]
+    options: list[list[Strategy]]
+    key: Any
+    num_samples: int
+    cost: str
+    found: dict[Combination, Measured] = field(default_factory=dict)
+
+    @property
+    def default(self) -> Combination:
+        return tuple(place.strategy for place in self.sites)
+
+    @property
+    def total(self) -> int:
+        return math.prod(map(len, self.options))
+
+    @property
+    def spent(self) -> int:
+        return sum(math.isfinite(m.cost) for m in self.found.values())
+
+    @property
+    def besides(self) -> int:
+        """One if the default is not to be chosen, and so does not count."""
+        pairs = zip(self.default, self.options, strict=True)
+        return int(any(own not in options for own, options in pairs))
+
+    def best(self, budget: int) -> Combination:
+        self.measure(self.default)
+        if self.total <= budget:
+            every = itertools.product(*self.options)
+            return min(every, key=lambda combination: self.measure(combination).rank)
+        return self._descend(budget)
+
+    def _descend(self, budget: int) -> Combination:
+        """One site at a time, until a whole round has changed nothing."""
+        pairs = zip(self.default, self.options, strict=True)
+        best = tuple(own if own in options else options[0] for own, options in pairs)
+        unchanged = 0
+        for i in itertools.cycle(range(len(best))):
+            before = best
+            for strategy in self.options[i]:
+                other = (*best[:i], strategy, *best[i + 1 :])
+                if other not in self.found and self.spent - self.besides >= budget:
+                    return best
+                if self.measure(other).rank < self.measure(best).rank:
+                    best = other
+            unchanged = unchanged + 1 if best == before else 1
+            if unchanged >= len(best):
                 break
-        else:
-            raise _no_strategy(info, reason)
-        if isinstance(strategy, Enumerate):
-            return Chosen(strategy, "default: the support is finite", True)
-        inside = f"inside a {info.context[-1]}" if info.context else None
-        return self.fallback(f"not reparameterised; {inside or refusal(Enumerate(), dist, info)}")
+        return best
 
-    def fallback(self, why: str) -> Chosen:
-        return Chosen(Score(), f"default: {why}", False)
+    def measure(self, combination: Combination) -> Measured:
+        """Infinite cost for a combination that the program cannot have."""
+        if combination not in self.found:
+            labels = [place.label for place in self.sites]
+            estimator = self.estimator.using(dict(zip(labels, combination, strict=True)))
+            impossible = mistake(estimator) is not None
+            nothing = Measured(math.inf, math.inf)
+            self.found[combination] = nothing if impossible else self._measure(estimator)
+        return self.found[combination]
 
-    def unroll(self, eqn: Equation) -> bool:
-        """Whether a checkpoint, or a short scan, holds a site that was given several points."""
-        short = eqn.params.get("length", 1) <= UNROLLED
-        return short and any(map(self._many, subjaxprs(eqn)))
+    def _measure(self, estimator: Estimator) -> Measured:
+        training, key = jax.random.split(self.key)
+        state = estimator.trained(training)
 
-    def relaxes(self, site: Site, leaves: Any, turn: int) -> bool:
-        """Whether a site was given a strategy that looks between its values, and can have it."""
-        strategy, _ = self.explicit(site, site.label or site.name or f"draw {turn}")
-        if not isinstance(strategy, Strategy) or not strategy.relaxed:
-            return False
-        return strategy.refuses(site.structure.placeholder(site.bare(leaves))) is None
+        def sample(given: Any, key: Any) -> Any:
+            return jax.tree.leaves(estimator.sample(given, key)[1])
 
-    def _many(self, jaxpr: Any) -> bool:
-        for eqn in close(jaxpr).jaxpr.eqns:
-            if eqn.primitive is sample_p:
-                site: Site = eqn.params["site"]
-                strategy, _ = self.explicit(site, site.label or site.name or "")
-                dist = site.structure.placeholder(site.bare([v.aval for v in eqn.invars]))
-                if isinstance(strategy, Strategy) and not strategy.refuses(dist):
-                    if _many(strategy, dist):
-                        return True
-            if any(map(self._many, subjaxprs(eqn))):
-                return True
-        return False
+        given = (estimator.inputs, state)
+        variance = together(moments(sample, given, key, self.num_samples)).trace
+        if self.cost == "flops":
+            work = estimator.flops()
+            if work is not None:
+                return Measured(variance, max(work, 1.0))
+            self.cost = "time"  # from the first on: XLA counts for no program, or for all
+        step = partial(jax.jit(estimator.step), estimator.inputs, key, state)
+        return Measured(variance, seconds([step])[0])
 
-
-def as_mapping(strategies: Any, where: str) -> Mapping[str, Strategy]:
-    if isinstance(strategies, Mapping):
-        return strategies
-    raise error(
-        where,
-        "using() says which site gets which strategy",
-        expected="a dictionary from labels to strategies",
-        got=repr(strategies),
-        remedy="write using({'z': em.Score()})",
-    )
-
-
-def matches(label: str, name: str) -> bool:
-    return label == name or label.endswith("/" + name)
-
-
-def refusal(strategy: Strategy, dist: Any, info: SiteInfo) -> str | None:
-    """Why a strategy cannot be used for a site, or None."""
-    reason = strategy.refuses(dist)
-    bounds = bounding_leaves(info.site.structure, info.site.bare(info.leaves))
-    if reason is None and strategy.fixed_points and bounds:
-        return "its support depends on a parameter that is no concrete integer"
-    if reason is None and not strategy.pathwise and _masked(info.site.structure):
-        return "its density is not that of its draws (it is masked, censored or a factor)"
-    if reason is None and info.context and _many(strategy, dist):
-        what = "looks between the values" if strategy.relaxed else "has several points"
-        kind = info.context[-1]
-        if kind == "scan":
-            return f"it {what}, and the scan is longer than {UNROLLED} steps"
-        return f"it {what}, and the site is inside a {kind}"
-    if reason is None and strategy.optimizer is not None and "while" in info.context:
-        return "it has a state, and the number of steps of a while is not known"
-    return reason
+    def reasons(
+        self, i: int, best: Combination, refused: Mapping[Strategy, str | None]
+    ) -> list[tuple[str, ...]]:
+        """What the site would have cost with each strategy, the others being as chosen."""
+        lines: list[tuple[str, ...]] = []
+        for strategy, reason in refused.items():
+            other = (*best[:i], strategy, *best[i + 1 :])
+            m, numbers, remarks = self.found.get(other), ("", "", ""), list[str]()
+            if strategy == best[i]:
+                remarks.append("chosen")
+            if strategy == self.sites[i].strategy:
+                remarks.append("default")
+            if reason is not None:
+                remarks.append(f"refused: {reason}")
+            elif m is None:
+                remarks.append("not measured")
+            elif math.isfinite(m.cost):
+                ratio = m.over(self.found[best])
+                numbers = digits(m.variance), digits(m.cost), digits(ratio)
+            else:
+                remarks.append("refused: not together with the others")
+            lines.append((written(strategy), *numbers, ", ".join(remarks)))
+        return lines
 
 
-def _many(strategy: Strategy, dist: Any) -> bool:
-    """Whether a strategy needs the program at more than a draw, which no compiled loop gives."""
-    return strategy.relaxed or strategy.meets or strategy.count(dist, 1) > 1
-
-
-def _masked(structure: Any) -> bool:
-    inner = [s for _, _, slots in structure.fields for s in slots if hasattr(s, "cls")]
-    return structure.cls in UNLIKE_DRAWS or any(map(_masked, inner))
-
-
-def _not_a_strategy(where: str, got: Any) -> EstimandError:
+def _wrong(name: str, got: Any, expected: str, remedy: str) -> EstimandError:
     return error(
-        where,
-        "via= takes a strategy",
-        expected="an instance of a strategy, such as em.Score()",
+        f"em.choose ({source_line()})",
+        f"{name} is something else",
+        expected=expected,
         got=repr(got),
-        remedy="write em.Score() with its parentheses, or leave via= out",
+        remedy=remedy,
     )
 
 
-def _no_strategy(info: SiteInfo, reason: str | None) -> EstimandError:
+def _not_finite(objective: Expectation) -> EstimandError:
     return error(
-        info.where,
-        f"no strategy can estimate an expectation over {info.site.distribution}",
-        expected="a distribution with a reparameterised sampler or a density of its own draws",
-        got=str(reason),
-        remedy="sample from the distribution without the mask, and mask its log density",
+        objective.where,
+        "no strategies make its gradient finite at these arguments",
+        expected="a finite variance for at least one combination",
+        got="NaN or infinity for all that were measured",
+        remedy="print(objective.find_nonfinite(key, *args)) says where the first one comes from",
+    )
+
+
+def _no_sound_strategy(place: Place, candidates: Sequence[Strategy]) -> EstimandError:
+    return error(
+        place.where,
+        "no unbiased strategy was found for it",
+        expected=f"one of {', '.join(map(written, candidates))}",
+        got=f"{written(place.strategy)}, which is biased, and none of the others can be used",
+        remedy="pass candidates=[...] with one that it can have",
     )

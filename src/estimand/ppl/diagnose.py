@@ -23,12 +23,10 @@ from estimand.ppl.arguments import positive_count
 from estimand.ppl.candidates import CANDIDATES, everywhere, is_biased, mistake, places, written
 from estimand.ppl.diagnosis import Diagnosis, Row
 from estimand.ppl.expectation import Expectation
-from estimand.ppl.learning import by_path
 from estimand.ppl.measure import Estimator, check_call, moments, named, seconds
 from estimand.transforms.check import check
 from estimand.transforms.guards import is_inexact
 from estimand.transforms.interpret import Path
-from estimand.transforms.lift import run
 from estimand.transforms.seed import as_key
 from estimand.transforms.staging import is_traced
 from estimand.transforms.strategy import Strategy
@@ -129,15 +127,13 @@ def _site_gradients(estimator: Estimator, given: Any, key: Any) -> dict[str, Any
     inputs, state = given
     objective, args = estimator.objective, estimator.arguments(inputs)
     staged, plan = objective._compile(args, False, estimator.argnums)
-    states = by_path(plan, state if state.parameters else None, objective.where)
     nums = objective._positions(estimator.argnums, args)
     owners = [i for i, arg in enumerate(args) for x in jax.tree.leaves(arg) if is_traced(x)]
     pairs = zip(owners, staged.inputs, strict=True)
     check(plan, [i in nums and is_inexact(x) for i, x in pairs])  # says what they move
 
     def surrogate(zeros: dict[Path, list[Any]]) -> Any:
-        (value, *_), control = run(plan, staged.inputs, key, states, zeros)
-        return value + jnp.asarray(control).astype(value.dtype)
+        return objective._run(staged, plan, key, state, zeros)[0]
 
     zeros = {
         path: [

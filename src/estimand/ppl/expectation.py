@@ -10,14 +10,14 @@ from jaxtyping import Array, Float
 
 from estimand.errors import EstimandError, definition, error, is_count
 from estimand.ppl.arguments import described, mean_over_samples, positive_count
-from estimand.ppl.choose import Chooser, as_mapping
+from estimand.ppl.chooser import Chooser, as_mapping
 from estimand.ppl.explain import explain
 from estimand.ppl.learning import NOTHING, State, by_path, differentiated, first_state, stepped
 from estimand.transforms.blame import first_nonfinite
-from estimand.transforms.check import check
-from estimand.transforms.guards import is_inexact, refuse_derivative
+from estimand.transforms.check import check, guarded
+from estimand.transforms.guards import is_inexact
 from estimand.transforms.inline import inline
-from estimand.transforms.lift import run
+from estimand.transforms.lift import NO_ZEROS, run
 from estimand.transforms.plan import Plan, make_plan
 from estimand.transforms.primitives import mark
 from estimand.transforms.relax import relax
@@ -91,13 +91,19 @@ class Expectation:
             state: of the strategies that have one, from `init`.
         """
         staged, plan = self._compile(args, has_aux, argnums)
-        states = by_path(plan, state, self.where)
-        outs, control = run(plan, staged.inputs, as_key(key), states)
-        value = outs[0] + jnp.asarray(control).astype(outs[0].dtype)
+        value, others = self._run(staged, plan, key, state)
         if not has_aux:
             return value
-        _, aux = staged.unflatten([value, *map(jax.lax.stop_gradient, outs[1:])])
+        _, aux = staged.unflatten([value, *map(jax.lax.stop_gradient, others)])
         return value, aux
+
+    def _run(
+        self, staged: Staged, plan: Plan, key: Any, state: State | None, zeros: Mapping = NO_ZEROS
+    ) -> tuple[Any, list[Any]]:
+        """The surrogate and the program's other outputs; `zeros` are added to sites' leaves."""
+        states = by_path(plan, state, self.where)
+        (value, *others), control = run(plan, staged.inputs, as_key(key), states, zeros)
+        return value + jnp.asarray(control).astype(value.dtype), others
 
     def estimate(
         self,
@@ -178,6 +184,19 @@ class Expectation:
         """The first state of the strategies that learn: an explicit pytree, to be passed along.
 
         Strategies that do not learn have none, and no state need then be passed.
+
+        Example:
+            >>> import estimand as em, jax, numpyro.distributions as dist
+            >>> @em.expectation
+            ... def heads(p):
+            ...     x = em.sample("x", dist.Bernoulli(p), via=em.Score(em.MovingAverage()))
+            ...     return 10.0 * x.astype(float)
+            >>> state = heads.init(jax.random.key(0), 0.3)
+            >>> float(state.learned["x"])
+            0.0
+            >>> (value, grad), state = heads.value_and_grad(jax.random.key(1), 0.3, state=state)
+            >>> bool(state.learned["x"] == value)  # what this lane reached so far
+            True
         """
         return first_state(self._compile(args, has_aux)[1], as_key(key))
 
@@ -229,7 +248,7 @@ class Expectation:
             owners = [i for i, arg in enumerate(args) for x in jax.tree.leaves(arg) if is_traced(x)]
             moved = [i in nums and f for i, f in zip(owners, free, strict=True)]
             plan.first_order_only = check(plan, moved)
-            staged = staged._replace(inputs=_guarded(plan, staged.inputs, owners))
+            staged = staged._replace(inputs=guarded(plan, staged.inputs, owners))
         return staged, plan
 
     def _positions(self, argnums: int | Sequence[int], args: Sequence[Any]) -> tuple[int, ...]:
@@ -290,17 +309,3 @@ def expectation(fun: Callable) -> Expectation:
         (True, True)
     """
     return Expectation(fun)
-
-
-def _guarded(plan: Plan, inputs: list[Any], owners: list[int]) -> list[Any]:
-    """The inputs; those of an argument by which a derivative would be biased refuse to have one."""
-    guarded = list(inputs)
-    for owner in set(owners):
-        mine = [i == owner for i in owners]
-        try:
-            check(plan, [m and is_inexact(x) for m, x in zip(mine, inputs, strict=True)])
-        except EstimandError as mistake:
-            why = functools.partial(EstimandError, str(mistake))
-            for k, x in enumerate(inputs):
-                guarded[k] = refuse_derivative(x, why) if mine[k] else guarded[k]
-    return guarded

@@ -13,6 +13,7 @@ sites whose support the arguments move.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from estimand.errors import EstimandError, error
 from estimand.transforms.continuous import has_kink, is_continuous, is_density
 from estimand.transforms.flows import NONE, Flow, for_dtype, joint, ranges
 from estimand.transforms.frontier import is_linear
-from estimand.transforms.guards import is_inexact
+from estimand.transforms.guards import is_inexact, refuse_derivative
 from estimand.transforms.interpret import Path, split_at
 from estimand.transforms.jaxprs import (
     Equation,
@@ -80,6 +81,20 @@ def check(plan: Plan, differentiated: Sequence[bool]) -> EstimandError | None:
             "of the site that scores it"
         )
     return walk.kink
+
+
+def guarded(plan: Plan, inputs: list[Any], owners: list[int]) -> list[Any]:
+    """The inputs; those of an argument by which a derivative would be biased refuse to have one."""
+    guarded = list(inputs)
+    for owner in set(owners):
+        mine = [i == owner for i in owners]
+        try:
+            check(plan, [m and is_inexact(x) for m, x in zip(mine, inputs, strict=True)])
+        except EstimandError as mistake:
+            why = partial(EstimandError, str(mistake))
+            for k, x in enumerate(inputs):
+                guarded[k] = refuse_derivative(x, why) if mine[k] else guarded[k]
+    return guarded
 
 
 class _Walk:

@@ -108,7 +108,9 @@ class Drawn:
         def evaluate(values: Any, *parameters: Any) -> list[Any]:
             law = self.law(parameters, values, drawn_together(self.info, self.joint), {})
             control = self.strategy.control(law, values)
-            return [] if control is None else [control]
+            if control is None:
+                return []
+            return [law.shaped(self.strategy, "control", control, self.info.shape)]
 
         values = _without(self.values, self.info.order)
         return next(iter(lifted(evaluate, [values, *self.parameters])), None)
@@ -169,7 +171,12 @@ def combine(term: Lifted, dep: Dep, drawn: Drawn) -> Lifted:
         if not dep.live:
             parameters = jax.lax.stop_gradient(parameters)
         law = drawn.law(parameters, values, joint, running)
-        return [_each(lambda f: drawn.strategy.combine(law, values, f), f, followed, many)]
+
+        def checked(f: Any) -> Any:
+            out = drawn.strategy.combine(law, values, f)
+            return law.shaped(drawn.strategy, "combine", out, f.shape[many:])
+
+        return [_each(checked, f, followed, many)]
 
     operands = [_without(term, own), _without(drawn.values, own)]
     (out,) = lifted(one, [*operands, *drawn.parameters])

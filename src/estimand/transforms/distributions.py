@@ -18,9 +18,14 @@ import numpy as np
 from numpyro.distributions import (
     Beta,
     BetaBinomial,
+    CategoricalLogits,
+    CategoricalProbs,
     DirichletMultinomial,
     Distribution,
+    ExpandedDistribution,
     GammaPoisson,
+    MultinomialLogits,
+    MultinomialProbs,
 )
 from numpyro.distributions.transforms import Transform
 
@@ -102,6 +107,20 @@ def parts(dist: Distribution) -> Iterator[Distribution]:
     children = jax.tree.leaves(dist.tree_flatten()[0], is_leaf=_is_distribution)
     for child in filter(_is_distribution, children):
         yield from parts(child)
+
+
+def unexpanded(dist: Any) -> Any:
+    """What `expand`, and `sample_shape=`, were called on."""
+    while isinstance(dist, ExpandedDistribution):
+        dist = dist.base_dist
+    return dist
+
+
+def probabilities(dist: Any, lanes: tuple[int, ...] | None = None) -> Any:
+    """`dist.probs` of all its lanes, over which NumPyro broadcasts it: [*lanes] or [*lanes, K]."""
+    several = CategoricalProbs | CategoricalLogits | MultinomialProbs | MultinomialLogits
+    each = dist.probs.shape[-1:] if isinstance(dist, several) else ()
+    return jnp.broadcast_to(dist.probs, (*(dist.batch_shape if lanes is None else lanes), *each))
 
 
 def _is_distribution(x: Any) -> bool:

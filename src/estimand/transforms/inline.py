@@ -21,6 +21,7 @@ from estimand.transforms.jaxprs import (
     bind_environment,
     close,
     evaluate,
+    holds,
     read,
     replace_jaxprs,
     scan_arity,
@@ -71,7 +72,7 @@ def _one(eqn: Equation, operands: list, unroll: Callable[[Equation], bool]) -> l
             return _run(body, operands, unroll)
     if name in CUSTOM and sited:
         raise custom_rule_lost(eqn)
-    if name in BODIES and any(map(_holds_estimated, subjaxprs(eqn))):
+    if name in BODIES and any(holds(body, (estimated_p,)) for body in subjaxprs(eqn)):
         eqn = replace_jaxprs(eqn, lambda body: inline(body, lambda _: False))
     if name == "scan" and sited and unroll(eqn):
         return _unrolled(eqn, operands, unroll)
@@ -81,13 +82,6 @@ def _one(eqn: Equation, operands: list, unroll: Callable[[Equation], bool]) -> l
     if name in BODIES:
         eqn = replace_jaxprs(eqn, lambda body: inline(body, unroll))
     return evaluate(eqn, *operands)
-
-
-def _holds_estimated(jaxpr: Jaxpr) -> bool:
-    return any(
-        eqn.primitive is estimated_p or any(map(_holds_estimated, subjaxprs(eqn)))
-        for eqn in close(jaxpr).jaxpr.eqns
-    )
 
 
 def _unrolled(eqn: Equation, operands: list, unroll: Callable[[Equation], bool]) -> list[Any]:

@@ -26,6 +26,7 @@ from estimand.transforms.jaxprs import (
     called,
     close,
     evaluate,
+    holds,
     read,
     scan_arity,
     scopes,
@@ -90,10 +91,7 @@ class Handler:
 
 def has_sites(jaxpr: Jaxpr) -> bool:
     """Whether a site or a mark is anywhere inside."""
-    return any(
-        eqn.primitive in (*RANDOM, mark_p) or any(has_sites(sub) for sub in subjaxprs(eqn))
-        for eqn in close(jaxpr).jaxpr.eqns
-    )
+    return holds(jaxpr, (*RANDOM, mark_p))
 
 
 def interpret(

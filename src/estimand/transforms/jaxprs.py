@@ -6,7 +6,7 @@ run as a one-equation jaxpr, so JAX itself deals with its parameters.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -71,6 +71,14 @@ def subjaxprs(eqn: Equation) -> Iterator[Jaxpr]:
         for item in param if isinstance(param, tuple | list) else (param,):
             if hasattr(item, "eqns"):
                 yield close(item)
+
+
+def holds(jaxpr: Jaxpr, primitives: Collection[Any]) -> bool:
+    """Whether an equation of one of the primitives is anywhere inside."""
+    return any(
+        eqn.primitive in primitives or any(holds(body, primitives) for body in subjaxprs(eqn))
+        for eqn in close(jaxpr).jaxpr.eqns
+    )
 
 
 def called(eqn: Equation) -> tuple[str, str]:

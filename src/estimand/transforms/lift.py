@@ -39,8 +39,10 @@ from estimand.transforms.linear import Linear, taps
 from estimand.transforms.places import SiteInfo
 from estimand.transforms.plan import Plan, Term
 from estimand.transforms.primitives import Site, mark_p, sample_p
-from estimand.transforms.strategy import Law
+from estimand.transforms.strategy import Law, shape_of_points
 from estimand.transforms.unbounded import run_while
+
+NO_ZEROS: Mapping[Path, Sequence[Any]] = MappingProxyType({})
 
 
 class Env(dict):
@@ -55,7 +57,7 @@ def run(
     inputs: Sequence[Any],
     key: Any,
     states: Mapping[Path, Any],
-    zeros: Mapping[Path, Sequence[Any]] = MappingProxyType({}),
+    zeros: Mapping[Path, Sequence[Any]] = NO_ZEROS,
 ) -> tuple[list[Any], Any]:
     """The surrogates of the program's outputs, and the sum of the control variates.
 
@@ -76,7 +78,7 @@ class Forward:
         plan: Plan,
         key: Any,
         states: Mapping[Path, Any],
-        zeros: Mapping[Path, Sequence[Any]] = MappingProxyType({}),
+        zeros: Mapping[Path, Sequence[Any]] = NO_ZEROS,
     ):
         self.plan, self.key, self.states, self.zeros = plan, key, states, zeros
         self.drawn: dict[Path, Drawn] = {}
@@ -106,6 +108,8 @@ class Forward:
         strategy = self.plan.chosen[info.path].strategy
         joint = self.plan.joint.get(info.path, frozenset())
         key, state = jax.random.fold_in(self.key, info.order), self.states.get(info.path)
+        one = close(self.plan.jaxpr).jaxpr.eqns[info.path[0]].outvars[0].aval.shape
+        m = 1 if strategy.pathwise or strategy.meets else self.plan.points[info.path]
         if info.path in self.zeros:
             pairs = zip(leaves, self.zeros[info.path], strict=True)
             leaves = [x if z is None else Lifted(x.array + z, x.axes) for x, z in pairs]
@@ -114,7 +118,9 @@ class Forward:
             return Law(info.site, list(leaves), info.shape, joint, {}, info.label, key, state)
 
         def points(*leaves: Any) -> list[Any]:
-            return [jnp.asarray(strategy.points(key, law(leaves)))]
+            found = jnp.asarray(strategy.points(key, law(leaves)))
+            shape = shape_of_points(found.shape, one, m, strategy.fixed_points)
+            return [law(leaves).shaped(strategy, "points", found, shape)]
 
         def before(*leaves: Any) -> list[Any]:
             found = strategy.before(law(leaves))
@@ -125,7 +131,7 @@ class Forward:
             values = Lifted(grid, (info.order,))
         else:
             (values,) = lifted(points, leaves)
-            if values.array.ndim > len(values.axes) + self._ndim(info):
+            if values.array.ndim > len(values.axes) + len(one):
                 values = Lifted(values.array, (*values.axes, info.order))
         if not strategy.pathwise:
             known = next(iter(lifted(before, leaves)), None)
@@ -141,10 +147,6 @@ class Forward:
                 if axis is not None:
                     operands[k] = with_replacements(operands[k], info.order, axis)
         return operands
-
-    def _ndim(self, info: SiteInfo) -> int:
-        aval = close(self.plan.jaxpr).jaxpr.eqns[info.path[0]].outvars[0].aval
-        return len(aval.shape)
 
     def _equation(self, eqn: Equation, i: int, operands: list[Lifted]) -> list[Lifted]:
         tapped = taps(self.plan, (i,))
@@ -226,7 +228,12 @@ class Forward:
         return changed
 
     def control(self) -> Any:
-        """The strategies' control variates, themselves combined over earlier sites."""
+        """The sum of the strategies' control variates.
+
+        Given all that comes before its site, at any points, the mean of one is zero as a function
+        of the parameters, and so are its derivatives' and any weighted mean over these points:
+        earlier sites are combined with detached laws, for none is to be credited with it.
+        """
         total: Any = 0.0
         scored = {p for term in self.plan.terms for p, dep in term.deps.items() if dep.live}
         for path, drawn in self.drawn.items():
@@ -235,7 +242,7 @@ class Forward:
                 continue
             deps = self.plan.parents(path)
             for p in sorted(deps, key=lambda p: self.plan.sites[p].order, reverse=True):
-                value = combine(value, deps[p], self.drawn[p])
+                value = combine(value, deps[p]._replace(live=False), self.drawn[p])
             total = total + jnp.sum(plain(value))
         return total
 
@@ -266,7 +273,8 @@ class Draw(Handler):
         info = self.plan.sites[path]
         key, state = self._next_key(), self.states.get(path)
         law = Law(site, leaves, info.shape[info.steps :], label=info.label, key=key, state=state)
-        value = jnp.asarray(strategy.points(key, law))
+        shape = eqn.outvars[0].aval.shape
+        value = law.shaped(strategy, "points", jnp.asarray(strategy.points(key, law)), shape)
         if not strategy.pathwise:
             before = strategy.before(law)
             if before is not None:

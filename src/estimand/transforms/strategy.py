@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key, PyTree, Shaped
 
-from estimand.errors import EstimandError, error
+from estimand.errors import EstimandError, error, source_line
 from estimand.transforms.density import draw, log_density
 from estimand.transforms.distributions import over_lanes
 from estimand.transforms.guards import first_order
@@ -91,6 +91,19 @@ class Law:
     def spread(self, x: Any) -> Any:
         """x of shape `batch_shape` with an axis for every lane, of size one for joint ones."""
         return jnp.reshape(x, [1 if i in self.joint else n for i, n in enumerate(self.shape)])
+
+    def shaped(self, strategy: "Strategy", method: str, x: Any, shape: tuple[int, ...]) -> Any:
+        """What a strategy's method returned, which may not be broadcast."""
+        if jnp.shape(x) == tuple(shape):
+            return x
+        raise error(
+            f"site {self.label!r} ({self.site.source})",
+            f"{strategy}.{method} returned another shape than the contract says",
+            expected=f"an array of shape {list(shape)}, as the docstring of em.Strategy.{method} "
+            "has it",
+            got=f"shape {list(jnp.shape(x))}",
+            remedy=f"correct {method}, or give the site another strategy",
+        )
 
     def first_order(self, strategy: "Strategy", slope: Any, parameter: Any) -> Any:
         """A zero whose derivative in `parameter` is `slope`; a second derivative raises."""
@@ -187,7 +200,7 @@ class Strategy:
         return 1
 
     def points(self, key: Key[Array, ""], law: Law) -> Shaped[Array, "..."]:
-        """Values of shape [m, *lanes, *event], or [*lanes, *event] for a single point."""
+        """Values [m, *lanes, *event], m being `count`, or [*lanes, *event] for a single point."""
         raise NotImplementedError
 
     def before(self, law: Law) -> Shaped[Array, "..."] | None:
@@ -210,6 +223,30 @@ class Strategy:
         Given what comes before the site, its mean is zero as a function of the parameters.
         """
         return None
+
+
+def shape_of_points(
+    found: tuple[int, ...], one: tuple[int, ...], m: int, fixed: bool
+) -> tuple[int, ...]:
+    """The shape that m points must have, one of them having the shape `one`.
+
+    A single one needs no axis. Where a lane is empty there may be fewer than were counted.
+    """
+    empty = 0 in one
+    if len(found) <= len(one) and (empty or (m == 1 and not fixed)):
+        return one
+    return (found[0] if empty and found else m, *one)
+
+
+def check_optimizer(name: str, optimizer: Any) -> None:
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise error(
+            f"em.{name} ({source_line()})",
+            "its own parameters are trained by an optimizer of Optax",
+            expected="an optax.GradientTransformation",
+            got=repr(optimizer),
+            remedy="write optimizer=optax.adam(1e-2), or leave it out",
+        )
 
 
 def _beyond_order(strategy: Strategy, label: str, source: str) -> EstimandError:

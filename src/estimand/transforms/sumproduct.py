@@ -29,6 +29,7 @@ from estimand.transforms.jaxprs import (
     bind_environment,
     close,
     evaluate,
+    holds,
     subjaxprs,
 )
 from estimand.transforms.places import NOTHING, SiteInfo
@@ -185,7 +186,9 @@ class SumProduct:
             here, operands = (*path, i), [read(v) for v in eqn.invars]
             if eqn.primitive is sample_p:
                 outs, found = self._site(analysis, eqn, here, operands)
-            elif eqn.primitive.name == "scan" and any(map(_holds_site, subjaxprs(eqn))):
+            elif eqn.primitive.name == "scan" and any(
+                holds(body, (sample_p,)) for body in subjaxprs(eqn)
+            ):
                 outs, found = self._scan(analysis, eqn, here, operands, terms)
             else:
                 outs, found = self._equation(eqn, operands), []
@@ -293,13 +296,6 @@ class SumProduct:
             remedy="observe inside the scan, use jax.vmap where steps are independent, or "
             "integrate by em.Importance(...) or em.SMC(...)",
         )
-
-
-def _holds_site(jaxpr: Jaxpr) -> bool:
-    return any(
-        eqn.primitive is sample_p or any(map(_holds_site, subjaxprs(eqn)))
-        for eqn in close(jaxpr).jaxpr.eqns
-    )
 
 
 def _needed(inner: Any) -> set[int]:
