@@ -204,7 +204,7 @@ class Particles:
         label = f"{self.owner}/offset"
         offset = bind_site(dists.Uniform(0.0, 1.0), name=None, via=None, label=label)
         ends = jnp.cumsum(jax.nn.softmax(refuse_derivative(logits, self._jumps)))
-        points = (jnp.arange(self.n) + offset) / self.n
+        points = (jnp.arange(self.n).astype(offset.dtype) + offset) / self.n
         return jnp.minimum(jnp.searchsorted(ends, points), self.n - 1)
 
     def _jumps(self) -> EstimandError:

@@ -186,9 +186,7 @@ class SumProduct:
             here, operands = (*path, i), [read(v) for v in eqn.invars]
             if eqn.primitive is sample_p:
                 outs, found = self._site(analysis, eqn, here, operands)
-            elif eqn.primitive.name == "scan" and any(
-                holds(body, (sample_p,)) for body in subjaxprs(eqn)
-            ):
+            elif eqn.primitive.name == "scan" and holds(*subjaxprs(eqn), (sample_p,)):
                 outs, found = self._scan(analysis, eqn, here, operands, terms)
             else:
                 outs, found = self._equation(eqn, operands), []
