@@ -93,7 +93,7 @@ def test_a_uniform_number_of_zero_is_not_drawn(monkeypatch):
     @em.expectation
     def objective(p):
         x = em.draw(dist.Bernoulli(p), via=em.DisArm()).astype(float)
-        return jnp.sum(jnp.where(x == 1, 2.0, 5.0).astype(x.dtype) * p)
+        return jnp.sum(jnp.where(x == 1, 2.0, 5.0).astype(p.dtype) * p)
 
     value, slope = objective.value_and_grad(KEY, jnp.array([1.0, 1e-9, 0.0], jnp.float32))
     np.testing.assert_allclose(value, 2.0, rtol=1e-5)

@@ -66,7 +66,7 @@ def test_a_hundred_random_programs_are_unbiased():
 
 
 def test_random_programs_of_the_other_strategies_are_unbiased():
-    sweep(6, OTHERS)
+    sweep(10, OTHERS)
 
 
 @pytest.mark.full
