@@ -67,7 +67,7 @@ def test_predictions_of_a_scan_of_scopes_and_of_new_arguments():
     z = jnp.arange(12.0).reshape(4, 3)
     drawn = em.posterior_predictive(walk, {"z": z}, 3, key=KEY, chunk=3)
     assert drawn["x"].shape == (4, 3) and np.all(np.abs(drawn["x"] - z) < 4.0)
-    k = {"k": np.array([0, 2], np.int32)}
+    k = {"k": jnp.array([0, 2])}
     drawn = em.posterior_predictive(mixture, k, 1e3 * MEANS, key=KEY)
     assert np.all(np.abs(drawn["seen"]["x"] - np.array([-1e3, 3e3])) < 6.0)
 
@@ -116,7 +116,6 @@ PREDICT = {
     "no leading axis": (gaussian, {"u": 1.0}),
     "unlike leading axes": (gaussian, {"u": jnp.zeros(2), "x": jnp.zeros(3)}),
     "an unknown address": (gaussian, {"v": jnp.zeros(2)}),
-    "rows of another shape": (gaussian, {"u": jnp.zeros((2, 3))}),
     "what depends on the rest": (gaussian, {"x": jnp.zeros(2)}),
     "a factor of the rest": (weighted, {"u": jnp.zeros(2)}),
     "no model": (lambda: None, {"u": jnp.zeros(2)}),
@@ -128,6 +127,11 @@ def test_what_cannot_be_predicted_from(name):
     model, choices = PREDICT[name]
     predict = lambda: em.posterior_predictive(model, choices, key=KEY)  # noqa: E731
     check_message(f"predictions: {name}", predict)
+
+
+def test_rows_of_another_shape_are_refused():
+    with pytest.raises(em.EstimandError, match="'u' (.|\n)*wrong shape(.|\n)*the shape and dtype"):
+        em.posterior_predictive(gaussian, {"u": jnp.zeros((2, 3))}, key=KEY)
 
 
 def test_a_missing_extra(monkeypatch):

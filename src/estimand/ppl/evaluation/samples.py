@@ -76,8 +76,8 @@ def posterior_samples(
         ...     em.sample("heads", dist.Bernoulli(1.0 - 0.5 * fair.astype(float)))
         >>> draws = em.posterior_samples(
         ...     coin, {"heads": 1}, via=em.Enumerate(), key=jax.random.key(0), num_samples=3000)
-        >>> draws["fair"].shape, float(draws["fair"].mean())  # 1/3
-        ((3000,), 0.33...)
+        >>> draws["fair"].shape, round(float(draws["fair"].mean()), 1)  # 1/3
+        ((3000,), 0.3)
     """
     where = f"em.posterior_samples ({source_line()})"
     check_arguments(None, chunk=chunk)
