@@ -24,6 +24,11 @@ from estimand.ppl.choice import Choice as Choice
 from estimand.ppl.choose import choose as choose
 from estimand.ppl.diagnose import diagnose as diagnose
 from estimand.ppl.diagnosis import Diagnosis as Diagnosis
+from estimand.ppl.evaluation.arviz import to_arviz as to_arviz
+from estimand.ppl.evaluation.evidence import log_marginal_likelihood as log_marginal_likelihood
+from estimand.ppl.evaluation.psis import psis as psis
+from estimand.ppl.evaluation.samples import posterior_predictive as posterior_predictive
+from estimand.ppl.evaluation.samples import posterior_samples as posterior_samples
 from estimand.ppl.expectation import Expectation as Expectation
 from estimand.ppl.expectation import expectation as expectation
 from estimand.ppl.fit import Fit as Fit

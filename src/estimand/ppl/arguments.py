@@ -44,6 +44,18 @@ RULES: dict[str, tuple[Callable[[Any], bool], str, str, str]] = {
         "a tuple",
         "for a single argument write args=(x,)",
     ),
+    "num_runs": (
+        lambda x: is_count(x) and x >= 1,
+        "an estimate takes a run of the method",
+        "an integer, one or more",
+        "leave it out for one run",
+    ),
+    "chunk": (
+        lambda x: x is None or (is_count(x) and x >= 1),
+        "this is how many results are computed at a time",
+        "an integer, one or more, or None for all at once",
+        "a smaller chunk takes less memory, and chunk=1 the least",
+    ),
     "resume": (
         lambda x: x is None or isinstance(x, Fit),
         "a run continues from what training returned",

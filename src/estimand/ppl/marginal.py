@@ -54,10 +54,10 @@ def marginal_of(
         )
 
     def marginal(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        program, operands = _staged(fun, owner, args, kwargs)
+        program, operands = staged_program(fun, owner, args, kwargs)
         kept = _kept(program, keep, drop, where)
         given = {k: jax.ShapeDtypeStruct(s.shape, s.dtype) for k, s in program.sites.items()}
-        proposal, more = _proposal(method, program, {k: given[k] for k in kept}, where)
+        proposal, more = proposal_of(method, program, {k: given[k] for k in kept}, where)
         count = len(operands)
 
         def target(xs: Any, values: dict[str, Any]) -> Target:
@@ -92,9 +92,9 @@ def posterior_of(fun: Callable, owner: str, observed: dict[str, Any], via: Any) 
     method = method_of(via, where)
 
     def posterior(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        program, operands = _staged(fun, owner, args, kwargs)
+        program, operands = staged_program(fun, owner, args, kwargs)
         given = check_choices(observed, program.found, owner, every=False)
-        proposal, more = _proposal(method, program, given, where)
+        proposal, more = proposal_of(method, program, given, where)
         latent = [k for k in program.sites if k not in given]
         count, size = len(given), len(given) + len(operands)
 
@@ -125,7 +125,7 @@ def posterior_of(fun: Callable, owner: str, observed: dict[str, Any], via: Any) 
     return posterior
 
 
-def _staged(fun: Callable, name: str, args: Any, kwargs: Any) -> tuple[Program, list[Any]]:
+def staged_program(fun: Callable, name: str, args: Any, kwargs: Any) -> tuple[Program, list[Any]]:
     staged = stage(fun, *args, **kwargs)
     return program_of(staged.jaxpr, name), [*staged.jaxpr.consts, *staged.inputs]
 
@@ -170,7 +170,7 @@ def _kept(program: Program, keep: Names | None, drop: Names | None, where: str) 
     return [k for k in known if (k in among) == (drop is None)]
 
 
-def _proposal(
+def proposal_of(
     method: Any, program: Program, given: dict[str, Any], where: str
 ) -> tuple[Program | None, list[Any]]:
     """The staged proposal of what is not given, and its operands but for what is given."""

@@ -8,6 +8,7 @@ the generative function depends on are its operands.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -78,9 +79,17 @@ def total(terms: list[Any]) -> Any:
     return sum(terms[1:], start=terms[0]) if terms else jnp.zeros(())
 
 
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["operands", "given", "proposal_operands"],
+    meta_fields=["name", "program", "proposal"],
+)
 @dataclass(frozen=True)
 class Target:
-    """A program with some choices given, and the program that proposes the others, if any."""
+    """A program with some choices given, and the program that proposes the others, if any.
+
+    A pytree of the arrays that it depends on.
+    """
 
     name: str  # of the marginal or posterior
     program: Program
