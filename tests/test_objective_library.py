@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import estimand as em
-from estimand.ppl.objectives.particles import log_mean_exp
+from estimand.transforms.weights import log_mean_exp
 from tests.cases.objectives import (
     BROKEN,
     DISCRETE,

@@ -184,9 +184,10 @@ class SumProduct:
             if i not in needed:
                 continue
             here, operands = (*path, i), [read(v) for v in eqn.invars]
+            name, bodies = eqn.primitive.name, subjaxprs(eqn)
             if eqn.primitive is sample_p:
                 outs, found = self._site(analysis, eqn, here, operands)
-            elif eqn.primitive.name == "scan" and holds(*subjaxprs(eqn), (sample_p,)):
+            elif name == "scan" and any(holds(body, (sample_p,)) for body in bodies):
                 outs, found = self._scan(analysis, eqn, here, operands, terms)
             else:
                 outs, found = self._equation(eqn, operands), []

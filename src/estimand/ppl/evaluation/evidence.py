@@ -34,10 +34,10 @@ from estimand.ppl.exact import Exact
 from estimand.ppl.gen import GenerativeFunction
 from estimand.ppl.importance import Importance
 from estimand.ppl.language import seed
-from estimand.ppl.objectives.particles import log_mean_exp
 from estimand.ppl.target import Target
 from estimand.transforms.jaxprs import is_concrete
 from estimand.transforms.seed import as_key
+from estimand.transforms.weights import log_mean_exp
 
 HIGHEST_K = 0.7  # Vehtari et al. 2024, section 3.2.4
 LEAST_ESS = 0.05  # of the number of weights
