@@ -2,12 +2,13 @@ r"""Pareto-smoothed importance sampling: how heavy the tail of importance weight
 
 Above a high threshold u, weights of almost any law are those of a generalised Pareto one,
 
-    P(w - u > x) = (1 + k x / sigma)^(-1/k),
+    P(w - u > x | w > u) = (1 + k x / sigma)^(-1/k),
 
 whose moments exist up to 1/k: with k > 1/2 the weights have no variance, with k > 1 no mean. Of n
-weights the M = min(n/5, 3 sqrt n) largest are the tail, and the next one is u. Its k and sigma are
-those of Zhang and Stephens (2009): with theta = -k/sigma and k(theta) = mean log(1 - theta x_i),
-the profile likelihood exp(M (log(-theta/k) - k - 1)) weighs a grid
+weights the M = min(n/5, 3 sqrt n) largest, rounded down, are the tail, and the next one is u. Its
+k and sigma are those of Zhang and Stephens (2009): with theta = -k/sigma and
+k(theta) = mean log(1 - theta x_i), the profile likelihood exp(M (log(-theta/k) - k - 1)) weighs
+a grid
 
     theta_j = 1 / max x + (1 - sqrt(m / (j - 1/2))) / (3 x*),     j = 1 .. m = 30 + sqrt M,
 

@@ -44,9 +44,9 @@ def posterior_samples(
     With `Enumerate` they are from the posterior. With `Importance(proposal, n)` each draw is one
     of n particles of its own, chosen in proportion to weight, so that it takes n runs of the
     model, and has a law that tends to the posterior as n grows: its bias is O(1/n), however many
-    samples there are, and n = 1 gives draws of the proposal. `log_marginal_likelihood` says by
-    its pareto_k and effective sample size whether a proposal is near enough; some draws per
-    effective particle of n are enough.
+    samples there are, and n = 1 gives draws of the proposal. How near n particles come is to be
+    seen from the effective sample size that `log_marginal_likelihood` finds for them: it should
+    be many.
 
     Draws that are independent have the standard errors of independent draws. To draw all of them
     from one set of particles would take fewer runs, but they would repeat each other, and their
