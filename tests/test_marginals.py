@@ -10,99 +10,13 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 from jax import lax
-from numpy.polynomial.hermite_e import hermegauss
 
 import estimand as em
 from estimand.ppl.importance import Importance
-from tests.messages import Programs, check_message
+from tests.cases.auxiliaries import AUXILIARIES, categorical, normal, normal_proposal
 from tests.statistics import assert_unbiased, enough
 
 KEY = jax.random.key(0)
-
-
-@em.gen
-def normal():
-    u = em.sample("u", dist.Normal(0.5, 1.2))
-    em.sample("x", dist.Normal(0.6 * u, 1.0))
-
-
-@em.gen
-def normal_proposal(given):
-    em.sample("u", dist.Normal(0.4 + 0.3 * given["x"], 1.3))
-
-
-@em.gen
-def gamma():
-    u = em.sample("u", dist.Gamma(2.0, 1.5))
-    em.sample("x", dist.Normal(0.7 * u, 1.0))
-
-
-@em.gen
-def gamma_proposal(given):
-    em.sample("u", dist.Gamma(1.8, 1.2 - 0.2 * jnp.tanh(given["x"])))
-
-
-@em.gen
-def categorical():
-    u = em.sample("u", dist.Categorical(jnp.array([0.2, 0.5, 0.3])))
-    em.sample("x", dist.Normal(1.5 * u.astype(float), 1.0))
-
-
-@em.gen
-def categorical_proposal(given):
-    em.sample("u", dist.Categorical(logits=given["x"] * jnp.array([-0.3, 0.0, 0.3])))
-
-
-@em.gen
-def mixed():
-    with em.scope("aux"):
-        k = em.sample("k", dist.Bernoulli(0.3))
-        u = em.sample("u", dist.Normal(k.astype(float), 0.8))
-    em.sample("x", dist.Normal(0.7 * u - k.astype(float), 1.0))
-
-
-@em.gen
-def mixed_proposal(given):
-    with em.scope("aux"):
-        em.sample("u", dist.Normal(0.3 + 0.2 * given["x"], 1.1))
-        em.sample("k", dist.Bernoulli(0.45))
-
-
-def by_quadrature(grid, weights, mean):
-    """log sum_i weights_i N(x; mean_i, 1)."""
-    grid, weights = jnp.asarray(mean(grid)), jnp.log(jnp.asarray(weights))
-    return lambda x: jax.nn.logsumexp(weights + dist.Normal(grid, 1.0).log_prob(x))
-
-
-def gamma_points(n=4_000, most=30.0):
-    u = (np.arange(n) + 0.5) * most / n
-    return u, 1.5**2 * u * np.exp(-1.5 * u) * most / n
-
-
-NODES, MASSES = hermegauss(40)
-MASSES = MASSES / MASSES.sum()
-AUXILIARIES = {
-    "normal": (
-        normal,
-        normal_proposal,
-        by_quadrature(0.5 + 1.2 * NODES, MASSES, lambda u: 0.6 * u),
-    ),
-    "gamma": (gamma, gamma_proposal, by_quadrature(*gamma_points(), lambda u: 0.7 * u)),
-    "categorical": (
-        categorical,
-        categorical_proposal,
-        by_quadrature(np.arange(3), [0.2, 0.5, 0.3], lambda u: 1.5 * u),
-    ),
-    "mixed": (
-        mixed,
-        mixed_proposal,
-        by_quadrature(
-            np.concatenate([0.7 * 0.8 * NODES, 0.7 * (1 + 0.8 * NODES) - 1]),
-            np.concatenate([0.7 * MASSES, 0.3 * MASSES]),
-            lambda u: u,
-        ),
-    ),
-}
 
 
 def statistics(marginal, log_p):
@@ -123,9 +37,11 @@ def statistics(marginal, log_p):
 LAWS = np.array([1.0, 1.0, 0.0, 0.0, 0.0])
 
 
-@pytest.mark.parametrize("n", [1, 5, 50])
-@pytest.mark.parametrize("proposed", ["prior", "proposal"])
-@pytest.mark.parametrize("name", AUXILIARIES)
+CASES = [(a, p, n) for a in AUXILIARIES for p in ("prior", "proposal") for n in (1, 5, 50)]
+TURNS = [("normal", "prior", 1), ("categorical", "proposal", 5), ("mixed", "proposal", 5)]
+
+
+@pytest.mark.parametrize("name, proposed, n", by_default(CASES, *TURNS))
 def test_the_estimates_of_densities_obey_both_laws(name, proposed, n):
     program, proposal, log_p = AUXILIARIES[name]
     via = em.Importance(proposal if proposed == "proposal" else None, n)
@@ -240,7 +156,7 @@ NESTED = {
 }
 
 
-@pytest.mark.parametrize("name", NESTED)
+@pytest.mark.parametrize("name", by_default(list(NESTED), "importance"))
 def test_marginals_nest_in_programs(name):
     program = NESTED[name]
     exact = everywhere_density(CHOICES, MEANS)
@@ -352,80 +268,3 @@ def test_one_may_keep_everything_or_nothing():
 
     nothing = weighted.marginal(keep=(), via=em.Importance(n=3))
     assert np.allclose(em.seed(nothing.log_density)(KEY, {}), jnp.log(2.0))
-
-
-BAD = Programs()
-
-
-@BAD
-def a_proposal_of_other_addresses():
-    @em.gen
-    def proposal(given):
-        em.sample("x", dist.Normal(0.0, 1.0))
-        em.sample("v", dist.Normal(given["x"], 1.0))
-
-    em.seed(normal.marginal(keep="x", via=em.Importance(proposal)).simulate)(KEY)
-
-
-@BAD
-def a_proposal_of_smaller_support():
-    @em.gen
-    def proposal(given):
-        em.sample("u", dist.HalfNormal(1.0))
-
-    em.seed(normal.marginal(keep="x", via=em.Importance(proposal)).simulate)(KEY)
-
-
-@BAD
-def a_proposal_of_another_shape():
-    @em.gen
-    def proposal(given):
-        em.sample("u", dist.Normal(jnp.zeros(2), 1.0))
-
-    em.seed(normal.normalize({"x": 1.0}, via=em.Importance(proposal)).simulate)(KEY)
-
-
-@BAD
-def a_proposal_that_is_a_plain_function():
-    em.seed(normal.marginal(keep="x", via=em.Importance(lambda given: None)).simulate)(KEY)
-
-
-@BAD
-def an_unknown_address():
-    em.seed(normal.marginal(keep="y").simulate)(KEY)
-
-
-@BAD
-def neither_keep_nor_drop():
-    normal.marginal()
-
-
-@BAD
-def a_strategy_as_a_method():
-    normal.marginal(keep="x", via=em.Score())
-
-
-@BAD
-def no_particles():
-    em.Importance(n=0)
-
-
-@BAD
-def observing_what_is_not_there():
-    em.seed(normal.normalize({"y": 1.0}).simulate)(KEY)
-
-
-@BAD
-def some_choices_of_a_marginal():
-    pair = normal.marginal(keep=("u", "x"))
-    em.seed(em.gen(lambda: pair()).marginal(keep="x").log_density)(KEY, {"x": 1.0})
-
-
-@BAD
-def no_interpreter():
-    normal.marginal(keep="x")()
-
-
-@BAD.each()
-def test_a_mistake_is_named(name, program):
-    check_message(f"marginals: {name}", program)

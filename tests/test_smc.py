@@ -10,6 +10,7 @@ import pytest
 from jax import lax
 
 import estimand as em
+from tests.marks import by_default
 from tests.messages import Programs, check_message
 from tests.statistics import assert_unbiased, enough
 
@@ -67,8 +68,11 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("name", METHODS)
+CASES = [(name, reverse) for name in METHODS for reverse in (False, True)]
+TURNS = [("multinomial", True), ("systematic, now and then", False), ("one particle", False)]
+
+
+@pytest.mark.parametrize("name, reverse", by_default(CASES, *TURNS))
 def test_the_evidence_is_unbiased(name, reverse):
     exact = evidence(MEANS, reverse)
     marginal = program(reverse).marginal(keep=("x", "end"), via=METHODS[name])
@@ -102,6 +106,7 @@ def test_the_reciprocal_is_unbiased_where_the_marginal_is_drawn():
     assert_unbiased(samples, np.zeros(3), 0.2)
 
 
+@pytest.mark.full
 def test_a_posterior_path_has_the_right_law_in_the_limit():
     rows, terms = paths()
     p = np.exp(np.asarray(terms(MEANS) - evidence(MEANS), np.float64))

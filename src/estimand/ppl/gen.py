@@ -119,7 +119,7 @@ class GenerativeFunction:
             >>> @em.gen
             ... def mixture():
             ...     k = em.sample("k", dist.Bernoulli(0.5))
-            ...     em.sample("x", dist.Normal(4.0 * k, 1.0))
+            ...     em.sample("x", dist.Normal(4.0 * k.astype(float), 1.0))
             >>> both = mixture.marginal(keep="x", via=em.Enumerate())
             >>> float(em.seed(both.log_density)(jax.random.key(0), {"x": 2.0}))
             -2.9189...
@@ -143,7 +143,7 @@ class GenerativeFunction:
             >>> @em.gen
             ... def coin():
             ...     fair = em.sample("fair", dist.Bernoulli(0.5))
-            ...     em.sample("heads", dist.Bernoulli(1.0 - 0.5 * fair))
+            ...     em.sample("heads", dist.Bernoulli(1.0 - 0.5 * fair.astype(float)))
             >>> posterior = coin.normalize({"heads": 1}, via=em.Enumerate())
             >>> round(float(em.seed(posterior.log_density)(jax.random.key(0), {"fair": 1})), 4)
             -1.0986
