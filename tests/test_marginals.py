@@ -14,6 +14,7 @@ from jax import lax
 import estimand as em
 from estimand.ppl.importance import Importance
 from tests.cases.auxiliaries import AUXILIARIES, categorical, normal, normal_proposal
+from tests.marks import by_default
 from tests.statistics import assert_unbiased, enough
 
 KEY = jax.random.key(0)
