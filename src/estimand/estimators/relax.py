@@ -92,7 +92,7 @@ class Relax(Strategy):
         heat = jnp.exp(law.state["log_temperature"])
         rows = [squash(law, z, heat) for z in (drawn.z, drawn.conditional)]
         probs = jax.lax.stop_gradient(law.map(lambda dist: dist.probs))
-        rows.append(jnp.broadcast_to(probs, rows[0].shape))
+        rows.append(jnp.broadcast_to(probs.astype(rows[0].dtype), rows[0].shape))
         width = law.static(_width)
         return jnp.stack([jnp.reshape(row, (*law.shape, width)) for row in rows], axis=-2)
 

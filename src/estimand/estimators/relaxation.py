@@ -61,9 +61,11 @@ def noise(key: Any, law: Law) -> Noise:
 
 
 def _noise(dist: Any, key: Any) -> tuple[Any, Any, Any]:
+    """In the default floating type: a bfloat16 has too few uniform numbers."""
+    probs = dist.probs.astype(float)
     if isinstance(dist, BERNOULLI):
-        return _binary(jnp.broadcast_to(dist.probs, dist.batch_shape), key)
-    probs = jnp.broadcast_to(dist.probs, (*dist.batch_shape, dist.probs.shape[-1]))
+        return _binary(jnp.broadcast_to(probs, dist.batch_shape), key)
+    probs = jnp.broadcast_to(probs, (*dist.batch_shape, probs.shape[-1]))
     x, z, conditional = _gumbel(probs, key)
     return (x if isinstance(dist, ONE_HOT) else jnp.argmax(x, axis=-1)), z, conditional
 

@@ -96,7 +96,7 @@ def differentiated(value: Callable, inputs: Any, state: State, has_aux: bool) ->
 
         both = jax.value_and_grad(at, argnums=(0, 1), has_aux=has_aux)
         out, (slopes, learned) = both(inputs, state.learned)
-        squares = [jnp.sum(jnp.abs(x) ** 2) for x in jax.tree.leaves(slopes)]
+        squares = [jnp.sum(jnp.abs(x).astype(float) ** 2) for x in jax.tree.leaves(slopes)]
         return sum(squares, start=jnp.zeros(())), (out, slopes, learned)
 
     if not state.tuned:

@@ -114,7 +114,8 @@ class Forward:
             return Law(info.site, list(leaves), info.shape, joint, {}, info.label, key, state)
 
         def points(*leaves: Any) -> list[Any]:
-            return [jnp.asarray(strategy.points(key, law(leaves)))]
+            found = jnp.asarray(strategy.points(key, law(leaves)))
+            return [found.astype(float) if info.site.relaxed else found]  # as the program has it
 
         def before(*leaves: Any) -> list[Any]:
             found = strategy.before(law(leaves))
