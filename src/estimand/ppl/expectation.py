@@ -18,6 +18,7 @@ from estimand.transforms.check import check
 from estimand.transforms.guards import is_inexact, refuse_derivative
 from estimand.transforms.inline import inline
 from estimand.transforms.lift import run
+from estimand.transforms.numbering import numbered
 from estimand.transforms.plan import Plan, make_plan
 from estimand.transforms.primitives import mark
 from estimand.transforms.relax import relax
@@ -219,7 +220,7 @@ class Expectation:
         staged = stage(self.fun, *args)
         self._check_output(staged, has_aux)
         chooser = Chooser(self.overrides)
-        flat = relax(inline(staged.jaxpr, chooser.unroll), chooser.relaxes)
+        flat = relax(inline(numbered(staged.jaxpr), chooser.unroll), chooser.relaxes)
         plan = make_plan(flat, chooser.choose, chooser.fallback)
         chooser.check_overrides([info.label for info in plan.sites.values()], self.where)
         free = [is_inexact(x) for x in staged.inputs]
