@@ -13,7 +13,7 @@ from estimand.ppl.arguments import described, mean_over_samples, positive_count
 from estimand.ppl.choose import Chooser, as_mapping
 from estimand.ppl.explain import explain
 from estimand.ppl.learning import NOTHING, State, by_path, differentiated, first_state, stepped
-from estimand.transforms.blame import first_nonfinite
+from estimand.ppl.nonfinite import find_nonfinite
 from estimand.transforms.check import check
 from estimand.transforms.guards import is_inexact, refuse_derivative
 from estimand.transforms.inline import inline
@@ -190,24 +190,7 @@ class Expectation:
         Args:
             key, *args, num_samples, state: as they were for the estimate.
         """
-        staged, plan = self._compile(args, has_aux=False)
-        states = by_path(plan, state, self.where)
-        named = jax.tree_util.tree_leaves_with_path(args)
-        names = [f"argument {jax.tree_util.keystr(p)}" for p, leaf in named if is_traced(leaf)]
-        keys = [as_key(key)] if num_samples == 1 else jax.random.split(as_key(key), num_samples)
-        for k in keys:
-            found = first_nonfinite(plan, staged.inputs, names, k, states)
-            if found:
-                return found
-        grads = self.grad(key, *args, num_samples=num_samples, state=state)
-        grads = grads if state is None else grads[0]
-        for path, slope in jax.tree_util.tree_leaves_with_path(grads):
-            if not bool(jnp.all(jnp.isfinite(slope))):
-                where = jax.tree_util.keystr(path)
-                return (
-                    f"every value is finite, but the gradient in the leaf {where or 'given'} is not"
-                )
-        return "every value and gradient is finite"
+        return find_nonfinite(self, key, args, num_samples, state)
 
     def explain(self, *args: Any, has_aux: bool = False) -> str:
         """One line a site: its strategy, why, what it costs and what it touches."""
