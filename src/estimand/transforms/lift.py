@@ -36,6 +36,7 @@ from estimand.transforms.jaxprs import (
     subjaxprs,
 )
 from estimand.transforms.linear import Linear, taps
+from estimand.transforms.mistakes import cannot_be_mapped, no_vmap_method
 from estimand.transforms.places import SiteInfo
 from estimand.transforms.plan import Plan, Term
 from estimand.transforms.primitives import Site, mark_p, sample_p
@@ -151,6 +152,11 @@ class Forward:
         tapped = taps(self.plan, (i,))
         if eqn.primitive is mark_p:
             return operands
+        axes = [axis for x in operands for axis in x.axes]
+        callback = axes and cannot_be_mapped(eqn)
+        if callback:
+            info = next(info for info in self.plan.sites.values() if info.order == max(axes))
+            raise no_vmap_method(info.where, self.plan.chosen[info.path].strategy, callback)
         if not tapped and not any(has_sites(body) for body in subjaxprs(eqn)):
             return lifted(lambda *xs: evaluate(eqn, *xs), operands)
         key = jax.random.fold_in(self.key, len(self.plan.sites) + i)
