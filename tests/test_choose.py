@@ -125,7 +125,7 @@ class Tabulated(Search):
 
 def tabulated(table, options):
     objective, params = PROBLEMS["plate"]
-    sites = [Place(f"z{i}", f"site 'z{i}'", own[0]) for i, own in enumerate(options)]
+    sites = [Place(f"z{i}", ((f"site 'z{i}'", own[0]),)) for i, own in enumerate(options)]
     search = Tabulated(Estimator(objective, (params,)), sites, options, KEY, 1, "flops")
     search.table = table
     return search

@@ -18,7 +18,8 @@ from estimand.transforms.strategy import Law, Strategy
 class GumbelSoftmax(Strategy):
     """Biased, in value and gradient: the site's value is replaced by one in between.
 
-    For Bernoulli and one-hot values, which are those of `Multinomial(1, ...)`.
+    For Bernoulli and one-hot values, which are those of `Multinomial(1, ...)`. Integers that the
+    program makes of them must not overflow, which is seen of those of 8 and 16 bits only.
 
     Args:
         temperature: how far the values in between are from those of the site.

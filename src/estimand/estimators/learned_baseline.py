@@ -22,6 +22,7 @@ from estimand.transforms.guards import is_inexact
 from estimand.transforms.strategy import Law, check_optimizer
 
 HIDDEN = 32
+FAR = 10.0  # the feature that stands for an infinity, of which the weights have no derivative
 
 
 def first_weights(key: Any, dist: Any) -> Any:
@@ -42,9 +43,10 @@ def network(params: Any, dist: Any) -> Any:
 
 
 def _features(dist: Any) -> Any:
-    """The floating parameters of a distribution, in one row."""
+    """The floating parameters of a distribution, in one row; logits of impossible outcomes too."""
     leaves = [jnp.ravel(jnp.asarray(x)) for x in jax.tree.leaves(dist) if is_inexact(x)]
-    return jnp.concatenate(leaves) if leaves else jnp.zeros(0)
+    row = jnp.concatenate([x.astype(float) for x in leaves]) if leaves else jnp.zeros(0)
+    return jnp.where(jnp.isinf(row), FAR * jnp.sign(row), row)
 
 
 @dataclass(frozen=True)

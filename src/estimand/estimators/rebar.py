@@ -9,10 +9,11 @@ z~ and z are equal in law and, given x, the law of z~ does not depend on rho's d
 
     E[S] = sum_x p(x) (f(x) - eta E[f(s(z~)) | x]) + eta E[f(s(z))] = E[f(x)],
 
-as a function of the parameters: those of z and of z~ are differentiated through. It is right at
-every order, for every extension of f that is continuous between the values, for every
-temperature and every eta (Tucker et al. 2017, equation 5). f(s(z~)) is close to f(x), which is why
-the variance falls; what is added back has the variance of a pathwise derivative.
+as a function of the parameters: those of z and of z~ are differentiated through. For every
+temperature and every eta it is right at first order for an extension of f that is continuous
+between the values, and at every order for one that is smooth there (Tucker et al. 2017,
+equation 5). f(s(z~)) is close to f(x), which is why the variance falls; what is added back has the
+variance of a pathwise derivative.
 """
 
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ class Rebar(Strategy):
 
     Costs three evaluations of what the site reaches. The program may only calculate with the
     value, not compare it or index with it. One-hot values are those of `Multinomial(1, ...)`.
+    What is calculated must have no kink between the values (`jax.nn.relu` has one), or the order is
+    the first; and its integers must not overflow, which is seen of those of 8 and 16 bits only.
 
     Args:
         temperature: how far the values in between are from those of the site.

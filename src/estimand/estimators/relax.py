@@ -113,7 +113,7 @@ class Relax(Strategy):
         heat = jnp.exp(law.state["log_temperature"])
         rows = [squash(law, z, heat) for z in (drawn.z, drawn.conditional)]
         probs = jax.lax.stop_gradient(law.map(probabilities))
-        rows.append(probs)
+        rows.append(probs.astype(rows[0].dtype))
         width = law.static(_width)
         return jnp.stack([jnp.reshape(row, (*law.shape, width)) for row in rows], axis=-2)
 

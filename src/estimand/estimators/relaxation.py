@@ -64,18 +64,19 @@ def noise(key: Any, law: Law) -> Noise:
 
 
 def _noise(dist: Any, key: Any) -> tuple[Any, Any, Any]:
+    """In the default floating type: a bfloat16 has too few uniform numbers."""
     if isinstance(dist, BERNOULLI):
         return _binary(dist, key)
     return _gumbel(dist, key)
 
 
 def _binary(dist: Any, key: Any) -> tuple[Any, Any, Any]:
-    p = probabilities(dist)
+    p = probabilities(dist).astype(float)
     u, v = uniform(key, (2, *p.shape), p.dtype)
     x = u > 1 - jax.lax.stop_gradient(p)
     inside = _possible(p) & (p < 1)
     if isinstance(dist, dists.BernoulliLogits):
-        phi = jnp.where(inside, dist.logits, 0.0)
+        phi = jnp.where(inside, dist.logits.astype(float), 0.0)
     else:
         p = jnp.where(inside, p, 0.5)
         phi = jnp.log(p) - jnp.log1p(-p)
@@ -89,11 +90,11 @@ def _binary(dist: Any, key: Any) -> tuple[Any, Any, Any]:
 
 
 def _gumbel(dist: Any, key: Any) -> tuple[Any, Any, Any]:
-    p = probabilities(dist)
+    p = probabilities(dist).astype(float)
     u, v = uniform(key, (2, *p.shape), p.dtype)
     possible = _possible(p)
     if isinstance(dist, dists.CategoricalLogits | dists.MultinomialLogits):
-        log_p = jnp.where(possible, jax.nn.log_softmax(dist.logits), 0.0)
+        log_p = jnp.where(possible, jax.nn.log_softmax(dist.logits.astype(float)), 0.0)
     else:
         log_p = jnp.log(jnp.where(possible, p, 1.0))
     z = jnp.where(possible, log_p - jnp.log(-jnp.log(u)), -CERTAIN)

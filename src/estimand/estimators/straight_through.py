@@ -23,7 +23,8 @@ from estimand.transforms.strategy import Law, Strategy
 class StraightThrough(Strategy):
     """Biased in the gradient: the value is a draw, its derivative that of the probabilities.
 
-    For Bernoulli and one-hot values, which are those of `Multinomial(1, ...)`.
+    For Bernoulli and one-hot values, which are those of `Multinomial(1, ...)`. Integers that the
+    program makes of them must not overflow, which is seen of those of 8 and 16 bits only.
 
     Args:
         biased: must be True: the gradient is not that of the objective.
@@ -56,5 +57,5 @@ class StraightThrough(Strategy):
 
     def points(self, key: Any, law: Law) -> Any:
         x = noise(key, law).x
-        p = law.map(probabilities)
+        p = law.map(probabilities).astype(float)
         return x.astype(p.dtype) + p - jax.lax.stop_gradient(p)

@@ -29,44 +29,63 @@ CANDIDATES: tuple[Strategy, ...] = (  # a new strategy is entered here
 )
 
 
+Option = Strategy | tuple[Strategy, ...]  # or, for several sites of a label, what each has
+
+
 @dataclass(frozen=True)
 class Place:
-    """A site as a user names it: its label, where it is and the strategy it has.
+    """What a user names by a label: a site, or several, as those in exclusive branches.
 
-    Sites of one label, as in exclusive branches, are one place.
+    Attributes:
+        sites: where each is, and the strategy it has.
     """
 
     label: str
-    where: str
-    strategy: Strategy
+    sites: tuple[tuple[str, Strategy], ...]
+
+    @property
+    def where(self) -> str:
+        return "; ".join(dict.fromkeys(where for where, _ in self.sites))
+
+    @property
+    def own(self) -> Option:
+        """The strategy that it has; where its sites have several, these, in their order."""
+        found = tuple(strategy for _, strategy in self.sites)
+        return found[0] if len(set(found)) == 1 else found
 
 
 def places(estimator: Estimator) -> list[Place]:
-    """The sites of a program, in its order."""
-    plan, found = estimator.plan, dict[str, Place]()
+    """The labels of a program, in the order of its sites."""
+    plan, found = estimator.plan, dict[str, list[tuple[str, Strategy]]]()
     for path, info in sorted(plan.sites.items(), key=lambda item: item[1].order):
-        place = Place(info.label, info.where, plan.chosen[path].strategy)
-        found.setdefault(info.label, place)
-    return list(found.values())
+        found.setdefault(info.label, []).append((info.where, plan.chosen[path].strategy))
+    return [Place(label, tuple(sites)) for label, sites in found.items()]
 
 
-def is_biased(strategy: Strategy) -> bool:
-    return bool(getattr(strategy, "biased", False))
+def overrides(options: Mapping[str, Option]) -> dict[str, Strategy]:
+    """What `using` takes: labels whose sites keep what each of them has are left out."""
+    return {label: s for label, s in options.items() if isinstance(s, Strategy)}
+
+
+def is_biased(option: Option) -> bool:
+    kept = option if isinstance(option, tuple) else (option,)
+    return any(bool(getattr(strategy, "biased", False)) for strategy in kept)
 
 
 def refusals(
-    estimator: Estimator, place: Place, candidates: Sequence[Strategy]
-) -> dict[Strategy, str | None]:
-    """For each candidate why the site cannot have it, or None."""
-    found: dict[Strategy, str | None] = {}
-    for strategy in candidates:
-        if is_biased(strategy):
-            found[strategy] = "it is biased"
-        else:
-            reason = mistake(estimator.using({place.label: strategy}))
-            opening = f"{place.where}: {strategy!r} cannot be used here: "
-            reason = reason and reason.removeprefix(opening)
-            found[strategy] = reason and reason.removeprefix(f"{place.where}: ")
+    estimator: Estimator, place: Place, candidates: Sequence[Option]
+) -> dict[Option, str | None]:
+    """For each candidate why the place cannot have it, or None."""
+    found: dict[Option, str | None] = {}
+    for option in candidates:
+        if is_biased(option):
+            found[option] = "it is biased"
+            continue
+        reason = mistake(estimator.using(overrides({place.label: option})))
+        for where, _ in place.sites if reason else ():
+            opening = f"{where}: {option!r} cannot be used here: "
+            reason = reason.removeprefix(opening).removeprefix(f"{where}: ")  # type: ignore
+        found[option] = reason
     return found
 
 
@@ -89,13 +108,19 @@ def everywhere(estimator: Estimator, strategy: Strategy) -> Mapping[str, Strateg
 
 
 def written(x: Any) -> str:
-    """A strategy as one writes it, without the fields that are at their defaults."""
+    """A strategy as one writes it, without the fields that are at their defaults.
+
+    What a field holds that it does not print, such as an optimizer, is three dots.
+    """
+    if isinstance(x, tuple):
+        return " / ".join(map(written, x))
     if not is_dataclass(x) or isinstance(x, type):
         return getattr(x, "__name__", repr(x))
-    shown, all_fields = [], [f for f in fields(x) if f.repr]
-    for i, field in enumerate(all_fields):
+    shown = []
+    for i, field in enumerate(fields(x)):
         made = field.default_factory() if field.default_factory is not MISSING else field.default
         value = getattr(x, field.name)
         if value != made:
-            shown.append(written(value) if i == 0 else f"{field.name}={written(value)}")
+            text = written(value) if field.repr else "..."
+            shown.append(text if i == 0 and field.repr else f"{field.name}={text}")
     return f"{type(x).__name__}({', '.join(shown)})"

@@ -9,11 +9,14 @@ for many parameters), so a failure counts only if it is there again with new key
 as many estimates. Where a is itself the mean of estimates, by another strategy, m - a is the mean
 of differences under common keys. Both bounds have the allowance for rounding added to them that an
 estimator without variance needs.
+
+Entries of the gradient that have no derivative to compare with (`boundary.py`) are left out.
 """
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -26,14 +29,14 @@ from estimand.estimators.measure_valued import MeasureValued
 from estimand.estimators.pathwise import Pathwise
 from estimand.estimators.score import Score
 from estimand.ppl.arguments import positive_count
-from estimand.ppl.bias_check import REJECT, RESOLVE, BiasCheck, Leaf
-from estimand.ppl.candidates import Place, mistake, places, written
+from estimand.ppl.bias_check import BiasCheck, leaf_of
+from estimand.ppl.boundary import lost_derivatives
+from estimand.ppl.candidates import Place, mistake, overrides, places, written
 from estimand.ppl.expectation import Expectation
 from estimand.ppl.measure import Estimator, check_call, moments
 from estimand.transforms.seed import as_key
 from estimand.transforms.strategy import MOST_POINTS, Strategy
 
-ROUNDING = 1e-4  # of 1 + |answer|
 AGAIN = 4  # how many times more estimates confirm a bias
 REFERENCES = (Enumerate(cap=MOST_POINTS), Score(), Pathwise(), MeasureValued())
 
@@ -55,6 +58,8 @@ def check_unbiased(
     trained for 500 steps first; their state is then fixed, and given it they must be unbiased.
 
     An event rarer than about 1 in `num_samples` is not seen, and to miss it looks like a bias.
+    Where the arguments move an outcome whose probability is exactly zero, only Pathwise has a
+    derivative: unless `exact` is given, those entries of the gradient are named and not checked.
 
     Args:
         key: of the estimates; the answer is the same for the same key.
@@ -67,7 +72,8 @@ def check_unbiased(
 
     Raises:
         EstimandError: the estimates disagree with the answer. It names the sites at fault: those
-            that disagree when all the others have the reference. Or no site has a reference.
+            that disagree when all the others have the reference. Or no site has a reference,
+            or the estimates are not finite.
 
     Example:
         >>> import estimand as em, jax, numpyro.distributions as dist
@@ -88,15 +94,17 @@ def check_unbiased(
         raise _nothing_to_compare(objective)
     compare = Comparison(estimator, chosen, key, exact)
     found = compare(estimator, num_samples)
-    if not found.agrees:
+    if not found.agrees and found.is_finite:
         found = compare(estimator, AGAIN * num_samples, again=True)
+    if not found.is_finite:
+        raise _not_finite(objective, found)
     if not found.agrees:
         raise _biased(compare, found)
     return found
 
 
 def reference(estimator: Estimator) -> dict[str, Strategy]:
-    """A strategy for every site that another one than its own can be judged by."""
+    """A strategy for every label, by which another one of its sites can be judged."""
     return next(c for c in _references(estimator) if mistake(estimator.using(c)) is None)
 
 
@@ -109,7 +117,9 @@ def _references(estimator: Estimator) -> Iterator[dict[str, Strategy]]:
     for options in (REFERENCES, REFERENCES[1:]):
         chosen: dict[str, Strategy] = {}
         for place in sites:
-            fits = (s for s in options if not _same(s, place.strategy))
+            own = [strategy for _, strategy in place.sites]
+            fits = [s for s in options if not all(_same(s, other) for other in own)]
+            fits.sort(key=lambda s: any(_same(s, other) for other in own))  # last, if of some
             able = (s for s in fits if mistake(estimator.using({place.label: s})) is None)
             chosen.update((place.label, s) for s in itertools.islice(able, 1))
         yield chosen
@@ -148,55 +158,59 @@ class Comparison:
             return got, jax.tree.map(lambda a, b: a - b, got, expected)
 
         got, difference = moments(sample, states, key, num_samples)
-        leaves = [
-            self._leaf(path, a, b, truth)
-            for (path, a), b, truth in zip(
-                jax.tree_util.tree_leaves_with_path(got),
-                jax.tree.leaves(difference),
-                truths,
-                strict=True,
-            )
-        ]
-        number = jax.tree.leaves(got)[0].num_samples
-        name, unchecked = self.base.objective.name, self._unchecked()
-        return BiasCheck(name, tuple(leaves), self.against(given), number, unchecked)
+        lost = self.lost if exact is None else {}
+        named = jax.tree_util.tree_leaves_with_path(got)
+        masks = [np.any(x, axis=0) for x in zip(*lost.values(), strict=True)]
+        masks = [False, *(masks or [False] * (len(named) - 1))]
+        rows = zip(named, jax.tree.leaves(difference), truths, masks, strict=True)
+        leaves = tuple(leaf_of(path, a, b, truth, mask) for (path, a), b, truth, mask in rows)
+        name, number = self.base.objective.name, jax.tree.leaves(got)[0].num_samples
+        return BiasCheck(name, leaves, self.against(given), number, self._unchecked(), tuple(lost))
 
-    def _leaf(self, path: Any, got: Any, difference: Any, truth: Any) -> Leaf:
-        expected = got.mean - difference.mean if truth is None else truth
-        rounding = ROUNDING * (1.0 + np.abs(expected))
-        z = np.asarray((got.mean - expected) / (difference.error + rounding / REJECT))
-        if np.iscomplexobj(z):
-            z = np.abs(z)
-        smallest = np.asarray(RESOLVE * difference.error + rounding)
-        name = "value" if path[0].idx == 0 else "gradient" + jax.tree_util.keystr(path[1:])
-        return Leaf(name, np.asarray(expected), np.asarray(got.mean), z, smallest)
+    @cached_property
+    def lost(self) -> dict[str, list[np.ndarray]]:
+        """What the reference has no derivative of."""
+        right, (first, rest) = self.base.using(self.reference), jax.random.split(self.key)
+        return lost_derivatives(right, right.init(first, right.inputs), rest)
 
     def against(self, given: bool = True) -> str:
         if given and self.exact is not None:
             return "the exact answer that was given"
-        enumerated = all(isinstance(s, Enumerate) for s in self.reference.values())
-        if enumerated and not self._unchecked():
+        if self._enumerated:
             return "exact enumeration"
         names = [f"{label}: {written(s)}" for label, s in self.reference.items()]
         return f"other strategies ({', '.join(names)})" if names else "itself"
 
+    @property
+    def _enumerated(self) -> bool:
+        found = [self.reference.get(place.label) for place in places(self.base)]
+        return all(isinstance(s, Enumerate) for s in found)
+
+    def _judged(self, place: Place) -> list[tuple[str, Strategy]]:
+        """The sites of a label that have another strategy than the reference."""
+        other = self.reference.get(place.label)
+        if other is None:
+            return []
+        return [site for site in place.sites if self._enumerated or not _same(site[1], other)]
+
     def _unchecked(self) -> tuple[str, ...]:
         if self.exact is not None:
             return ()
-        return tuple(p.where for p in places(self.base) if p.label not in self.reference)
+        sites = [(site, self._judged(p)) for p in places(self.base) for site in p.sites]
+        return tuple(site[0] for site, judged in sites if site not in judged)
 
     def culprits(self, num_samples: int) -> list[tuple[Place, BiasCheck]]:
         """The sites that disagree with the reference when all others have it."""
         found = []
         for place in places(self.base):
-            if place.label not in self.reference:
-                continue
+            judged = self._judged(place)
             others = {k: s for k, s in self.reference.items() if k != place.label}
-            alone = self.base.using({**others, place.label: place.strategy})
-            if mistake(alone) is None:
-                check = self(alone, num_samples, again=True, given=False)
-                if not check.agrees:
-                    found.append((place, check))
+            alone = self.base.using({**others, **overrides({place.label: place.own})})
+            if not judged or mistake(alone) is not None or place not in places(alone):
+                continue
+            check = self(alone, num_samples, again=True, given=False)
+            if check.is_finite and not check.agrees:
+                found.append((Place(place.label, tuple(judged)), check))
         return found
 
 
@@ -230,9 +244,14 @@ def _biased(compare: Comparison, found: BiasCheck) -> EstimandError:
     if culprits:
         found, against = culprits[0][1], f"{culprits[0][1].against}"
         name = "; ".join(place.where for place, _ in culprits)
-        problems = [f"{written(place.strategy)} is biased: {_off(c)}" for place, c in culprits]
+        problems = [f"{written(place.own)} is biased: {_off(c)}" for place, c in culprits]
         labels = {place.label: "em.Score()" for place, _ in culprits}
         remedy = f"correct the strategy, or give the site another one, as with using({labels})"
+    elif compare.lost:
+        remedy += (
+            f"; no strategy but Pathwise has a derivative where {', '.join(compare.lost)} has "
+        )
+        remedy += "outcomes of probability 0"
     leaf, at = found.worst, found.worst.at
     return error(
         name,
@@ -240,6 +259,22 @@ def _biased(compare: Comparison, found: BiasCheck) -> EstimandError:
         expected=f"{leaf.expected[at]:.6g} ({against})",
         got=f"{leaf.got[at]:.6g}, the mean of {found.num_samples} estimates",
         remedy=remedy.replace("'em.Score()'", "em.Score()"),
+    )
+
+
+def _not_finite(objective: Expectation, found: BiasCheck) -> EstimandError:
+    leaf = found.worst
+    own = not np.all(np.isfinite(leaf.got))
+    whose = "its estimates" if own else f"estimates by {found.against}"
+    got = np.asarray(leaf.got if own else leaf.expected).flat
+    bad = next((x for x in got if not np.isfinite(x)), "a spread that is not")
+    return error(
+        objective.where,
+        f"{whose} are not finite, and so there is nothing to compare",
+        expected="a finite mean and variance of the value and of every entry of the gradient",
+        got=f"{bad} in the {leaf.name} of {found.num_samples} estimates",
+        remedy="print(objective.find_nonfinite(key, *args)) says where the first one comes from"
+        + ("" if own else ", of objective.using({...}) with these strategies"),
     )
 
 

@@ -40,7 +40,8 @@ class Choice:
 
     Attributes:
         objective: the one that was given, with `strategies`.
-        strategies: from every site's label to its strategy.
+        strategies: from every site's label to its strategy. A label is left out if its sites, as in
+            exclusive branches, have several and keep them.
         default: variance and cost of the objective as it was given.
         chosen: variance and cost of this one.
         measured: the number of combinations that were measured.

@@ -22,7 +22,16 @@ from jaxtyping import Array, Key
 
 from estimand.errors import EstimandError, error, is_count, source_line
 from estimand.ppl.arguments import positive_count
-from estimand.ppl.candidates import CANDIDATES, Place, mistake, places, refusals, written
+from estimand.ppl.candidates import (
+    CANDIDATES,
+    Option,
+    Place,
+    mistake,
+    overrides,
+    places,
+    refusals,
+    written,
+)
 from estimand.ppl.choice import Choice, Measured
 from estimand.ppl.diagnosis import digits
 from estimand.ppl.expectation import Expectation
@@ -30,7 +39,7 @@ from estimand.ppl.measure import Estimator, check_call, moments, seconds, togeth
 from estimand.transforms.seed import as_key
 from estimand.transforms.strategy import Strategy
 
-Combination = tuple[Strategy, ...]  # one for each site, in the order of the program
+Combination = tuple[Option, ...]  # one for each label, in the order of the program
 
 
 def choose(
@@ -45,7 +54,8 @@ def choose(
 ) -> Choice:
     """The strategies with the least variance x cost of the gradient, at these arguments.
 
-    Every site is given each of the candidates that it can have, and the strategy that it has.
+    Every site is given each of the candidates that it can have, and the strategy that it has. Sites
+    of one label, as in exclusive branches, are given the same one, or keep what each of them has.
     Biased ones are left out, and so are combinations that the program cannot have, because too
     many points meet. If the combinations are more than `budget`, one site is changed at a time,
     from the default on, until no change is better or the budget is spent. Variance is the trace of
@@ -87,7 +97,7 @@ def choose(
         raise _wrong("budget", budget, "a positive integer", "leave it out for 64 combinations")
     estimator = Estimator(objective, args, argnums)
     sites = places(estimator)
-    refused = [refusals(estimator, p, _with(p.strategy, candidates)) for p in sites]
+    refused = [refusals(estimator, p, _with(p.own, candidates)) for p in sites]
     options = [[s for s, reason in found.items() if reason is None] for found in refused]
     for place, found in zip(sites, options, strict=True):
         if not found:
@@ -96,7 +106,7 @@ def choose(
     best = search.best(budget)
     if not math.isfinite(search.measure(best).product):
         raise _not_finite(objective)
-    strategies = {place.label: s for place, s in zip(sites, best, strict=True)}
+    strategies = search.overrides(best)
     return Choice(
         objective.using(strategies),
         strategies,
@@ -109,7 +119,7 @@ def choose(
     )
 
 
-def _with(own: Strategy, candidates: Sequence[Strategy]) -> list[Strategy]:
+def _with(own: Option, candidates: Sequence[Strategy]) -> list[Option]:
     return list(dict.fromkeys([own, *candidates]))
 
 
@@ -119,7 +129,7 @@ class Search:
 
     estimator: Estimator
     sites: list[Place]
-    options: list[list[Strategy]]
+    options: list[list[Option]]
     key: Any
     num_samples: int
     cost: str
@@ -127,7 +137,12 @@ class Search:
 
     @property
     def default(self) -> Combination:
-        return tuple(place.strategy for place in self.sites)
+        """The program as it is."""
+        return tuple(place.own for place in self.sites)
+
+    def overrides(self, combination: Combination) -> dict[str, Strategy]:
+        labels = [place.label for place in self.sites]
+        return overrides(dict(zip(labels, combination, strict=True)))
 
     @property
     def total(self) -> int:
@@ -171,8 +186,7 @@ class Search:
     def measure(self, combination: Combination) -> Measured:
         """Infinite cost for a combination that the program cannot have."""
         if combination not in self.found:
-            labels = [place.label for place in self.sites]
-            estimator = self.estimator.using(dict(zip(labels, combination, strict=True)))
+            estimator = self.estimator.using(self.overrides(combination))
             impossible = mistake(estimator) is not None
             nothing = Measured(math.inf, math.inf)
             self.found[combination] = nothing if impossible else self._measure(estimator)
@@ -196,7 +210,7 @@ class Search:
         return Measured(variance, seconds([step])[0])
 
     def reasons(
-        self, i: int, best: Combination, refused: Mapping[Strategy, str | None]
+        self, i: int, best: Combination, refused: Mapping[Option, str | None]
     ) -> list[tuple[str, ...]]:
         """What the site would have cost with each strategy, the others being as chosen."""
         lines: list[tuple[str, ...]] = []
@@ -205,7 +219,7 @@ class Search:
             m, numbers, remarks = self.found.get(other), ("", "", ""), list[str]()
             if strategy == best[i]:
                 remarks.append("chosen")
-            if strategy == self.sites[i].strategy:
+            if strategy == self.sites[i].own:
                 remarks.append("default")
             if reason is not None:
                 remarks.append(f"refused: {reason}")
@@ -245,6 +259,6 @@ def _no_sound_strategy(place: Place, candidates: Sequence[Strategy]) -> Estimand
         place.where,
         "no unbiased strategy was found for it",
         expected=f"one of {', '.join(map(written, candidates))}",
-        got=f"{written(place.strategy)}, which is biased, and none of the others can be used",
+        got=f"{written(place.own)}, which is biased, and none of the others can be used",
         remedy="pass candidates=[...] with one that it can have",
     )

@@ -30,6 +30,7 @@ UNLIKE_DRAWS = (
     dists.IntervalCensoredDistribution,
     dists.Unit,
 )
+WRAPPERS = (dists.ExpandedDistribution, dists.Independent)
 OFFERED = (
     Pathwise(),
     Stratified(),
@@ -135,14 +136,15 @@ class Chooser:
 
 
 def as_mapping(strategies: Any, where: str) -> Mapping[str, Strategy]:
-    if isinstance(strategies, Mapping):
+    if isinstance(strategies, Mapping) and all(isinstance(name, str) for name in strategies):
         return strategies
     raise error(
         where,
         "using() says which site gets which strategy",
-        expected="a dictionary from labels to strategies",
+        expected="a dictionary from labels, which are strings, to strategies",
         got=repr(strategies),
-        remedy="write using({'z': em.Score()})",
+        remedy="write using({'z': em.Score()}); a site without a name has its number for a label, "
+        "as in 'draw 0', and explain() lists them all",
     )
 
 
@@ -153,6 +155,8 @@ def matches(label: str, name: str) -> bool:
 def refusal(strategy: Strategy, dist: Any, info: SiteInfo) -> str | None:
     """Why a strategy cannot be used for a site, or None."""
     reason = strategy.refuses(dist)
+    if reason and "to_event" not in reason and not _refused_alone(strategy, dist):
+        reason += "; leave out expand() and to_event(), and give its parameters the full shape"
     bounds = bounding_leaves(info.site.structure, info.site.bare(info.leaves))
     if reason is None and strategy.fixed_points and bounds:
         return "its support depends on a parameter that is no concrete integer"
@@ -167,6 +171,13 @@ def refusal(strategy: Strategy, dist: Any, info: SiteInfo) -> str | None:
     if reason is None and strategy.optimizer is not None and "while" in info.context:
         return "it has a state, and the number of steps of a while is not known"
     return reason
+
+
+def _refused_alone(strategy: Strategy, dist: Any) -> bool:
+    """Whether it would be refused also without `expand` and `to_event` around it."""
+    while isinstance(dist, WRAPPERS):
+        dist = dist.base_dist
+    return strategy.refuses(dist) is not None
 
 
 def _many(strategy: Strategy, dist: Any) -> bool:

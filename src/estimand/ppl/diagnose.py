@@ -107,7 +107,7 @@ def _candidates() -> dict[str, Any]:
 def _measured(estimator: Estimator, num_samples: int, key: Any) -> tuple[Row, Any]:
     training, key = jax.random.split(key)
     state = estimator.trained(training)
-    chosen = {place.label: written(place.strategy) for place in places(estimator)}
+    chosen = {place.label: written(place.own) for place in places(estimator)}
 
     def sample(given: Any, key: Any) -> Any:
         return named(estimator.sample(given, key)[1]), _site_gradients(estimator, given, key)

@@ -13,11 +13,12 @@ from estimand.ppl.arguments import described, mean_over_samples, positive_count
 from estimand.ppl.chooser import Chooser, as_mapping
 from estimand.ppl.explain import explain
 from estimand.ppl.learning import NOTHING, State, by_path, differentiated, first_state, stepped
-from estimand.transforms.blame import first_nonfinite
+from estimand.ppl.nonfinite import find_nonfinite
 from estimand.transforms.check import check, guarded
 from estimand.transforms.guards import is_inexact
 from estimand.transforms.inline import inline
 from estimand.transforms.lift import NO_ZEROS, run
+from estimand.transforms.numbering import numbered
 from estimand.transforms.plan import Plan, make_plan
 from estimand.transforms.primitives import mark
 from estimand.transforms.relax import relax
@@ -208,24 +209,7 @@ class Expectation:
         Args:
             key, *args, num_samples, state: as they were for the estimate.
         """
-        staged, plan = self._compile(args, has_aux=False)
-        states = by_path(plan, state, self.where)
-        named = jax.tree_util.tree_leaves_with_path(args)
-        names = [f"argument {jax.tree_util.keystr(p)}" for p, leaf in named if is_traced(leaf)]
-        keys = [as_key(key)] if num_samples == 1 else jax.random.split(as_key(key), num_samples)
-        for k in keys:
-            found = first_nonfinite(plan, staged.inputs, names, k, states)
-            if found:
-                return found
-        grads = self.grad(key, *args, num_samples=num_samples, state=state)
-        grads = grads if state is None else grads[0]
-        for path, slope in jax.tree_util.tree_leaves_with_path(grads):
-            if not bool(jnp.all(jnp.isfinite(slope))):
-                where = jax.tree_util.keystr(path)
-                return (
-                    f"every value is finite, but the gradient in the leaf {where or 'given'} is not"
-                )
-        return "every value and gradient is finite"
+        return find_nonfinite(self, key, args, num_samples, state)
 
     def explain(self, *args: Any, has_aux: bool = False) -> str:
         """One line a site: its strategy, why, what it costs and what it touches."""
@@ -238,7 +222,7 @@ class Expectation:
         staged = stage(self.fun, *args)
         self._check_output(staged, has_aux)
         chooser = Chooser(self.overrides)
-        flat = relax(inline(staged.jaxpr, chooser.unroll), chooser.relaxes)
+        flat = relax(inline(numbered(staged.jaxpr), chooser.unroll), chooser.relaxes)
         plan = make_plan(flat, chooser.choose, chooser.fallback)
         chooser.check_overrides([info.label for info in plan.sites.values()], self.where)
         free = [is_inexact(x) for x in staged.inputs]

@@ -34,10 +34,10 @@ class Fit(NamedTuple):
 
 
 class NonFiniteError(EstimandError, FloatingPointError):
-    """A value, a gradient or an update that is not finite, met while training.
+    """A value, gradient, update or state that is not finite, met while training.
 
     Attributes:
-        fit: the run up to the step before, whose parameters are still good.
+        fit: the run up to the step before, whose parameters and state are still good.
     """
 
     def __init__(self, message: str, fit: Fit):

@@ -77,14 +77,15 @@ def by_path(plan: Plan, state: State | None, where: str) -> dict[Path, PyTree]:
     if not wanted and state is None:
         return {}
     expected = jax.eval_shape(partial(first_state, plan), jax.random.key(0)) if wanted else NOTHING
-    if not isinstance(state, State) or _shapes(state) != _shapes(expected):
-        raise _another_state(where, expected, state)
+    if not isinstance(state, State) or _form(state) != _form(expected):
+        raise _another_state(plan, where, expected, state)
     return {path: state.parameters[name] for name, path in wanted.items()}
 
 
-def _shapes(state: State) -> Any:
+def _form(tree: PyTree) -> Any:
     """What two states of one objective at one size of data have in common."""
-    return jax.tree.structure(state.parameters), *map(jnp.shape, jax.tree.leaves(state.parameters))
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [(jnp.shape(x), jnp.result_type(x)) for x in leaves]
 
 
 def differentiated(value: Callable, inputs: Any, state: State, has_aux: bool) -> Any:
@@ -96,7 +97,7 @@ def differentiated(value: Callable, inputs: Any, state: State, has_aux: bool) ->
 
         both = jax.value_and_grad(at, argnums=(0, 1), has_aux=has_aux)
         out, (slopes, learned) = both(inputs, state.learned)
-        squares = [jnp.sum(jnp.abs(x) ** 2) for x in jax.tree.leaves(slopes)]
+        squares = [jnp.sum(jnp.abs(x).astype(float) ** 2) for x in jax.tree.leaves(slopes)]
         return sum(squares, start=jnp.zeros(())), (out, slopes, learned)
 
     if not state.tuned:
@@ -127,21 +128,45 @@ def _optimizer(plan: Plan, path: Path) -> optax.GradientTransformation:
     return optimizer
 
 
-def _another_state(where: str, expected: State, got: Any) -> EstimandError:
+def _another_state(plan: Plan, where: str, expected: State, got: Any) -> EstimandError:
+    """Names the sites whose parts differ, and where these look alike the trees that they are."""
+    wanted, parts = learners(plan), _parts(expected)
+    given = _parts(got) if isinstance(got, State) else {}
+    labels = [k for k in sorted(parts | given) if _form(given.get(k)) != _form(parts.get(k))]
+    sites = [plan.sites[wanted[k]].where for k in labels if k in wanted]
+    for say in (_shapes, _types, _structures):
+        words = [say(x, labels) or "no site" for x in (parts, given)]
+        if words[0] != words[1] or not isinstance(got, State):
+            break
+    other = "state=None" if got is None else f"a {type(got).__name__}"
     return error(
-        where,
+        "; ".join(sites) if isinstance(got, State) and sites else where,
         "some of its strategies learn, and have a state",
-        expected=f"the state of {_described(expected)}",
-        got="state=None" if got is None else f"a state of {_described(got)}",
-        remedy="state = objective.init(key, *args), with arguments of these shapes, and pass "
-        "state=state to every estimate",
+        expected=f"the state of {words[0]}",
+        got=f"a state of {words[1]}" if isinstance(got, State) else other,
+        remedy="state = objective.init(key, *args), with these strategies and with arguments of "
+        "these shapes, and pass state=state to every estimate",
     )
 
 
-def _described(state: Any) -> str:
-    if not isinstance(state, State):
-        return type(state).__name__
-    shapes = {
-        k: [list(jnp.shape(x)) for x in jax.tree.leaves(v)] for k, v in state.parameters.items()
-    }
-    return ", ".join(f"{k} {shapes[k]}" for k in sorted(shapes)) or "no site"
+def _parts(state: State) -> dict[str, Any]:
+    """By the label of a site: its parameters, and the state of its optimizer."""
+    labels = state.parameters.keys() | state.opt_state.keys()
+    return {k: (state.parameters.get(k), state.opt_state.get(k)) for k in labels}
+
+
+def _shapes(parts: dict[str, Any], labels: list[str]) -> str:
+    shapes = {k: [list(jnp.shape(x)) for x in jax.tree.leaves(parts[k][0])] for k in parts}
+    return ", ".join(f"{k} {shapes[k]}" for k in labels if k in parts)
+
+
+def _types(parts: dict[str, Any], labels: list[str]) -> str:
+    def types(tree: Any) -> str:
+        leaves = jax.tree.leaves(tree)
+        return "[" + ", ".join(f"{jnp.result_type(x)}{list(jnp.shape(x))}" for x in leaves) + "]"
+
+    return ", ".join(f"{k} {types(parts[k][0])} and optimizer {types(parts[k][1])}" for k in labels)
+
+
+def _structures(parts: dict[str, Any], labels: list[str]) -> str:
+    return str(jax.tree.structure({k: parts[k] for k in labels}))

@@ -46,7 +46,7 @@ class Carry(NamedTuple):
     step: Any
     order: Any  # the permutation of this epoch, or None
     values: Any  # [CHUNK], of which the first are this chunk's
-    finite: Any  # whether the value, every gradient and every update is
+    finite: Any  # whether the value, every gradient, every update and every part of the state is
 
 
 class Program(NamedTuple):
@@ -60,7 +60,8 @@ class Program(NamedTuple):
     static: PyTree
 
     def begin(self, arrays: Arrays, weights: Any, opt_state: Any, state: Any, step: int) -> Carry:
-        checked = jnp.ones(1 + 2 * len(jax.tree.leaves(weights)), bool)
+        checks = 1 + 2 * len(jax.tree.leaves(weights)) + len(floating(state))
+        checked = jnp.ones(checks, bool)
         weights, opt_state, state = jax.tree.map(strong, (weights, opt_state, state))
         order, values = self.order(arrays, step), jnp.zeros(CHUNK)
         return Carry(weights, opt_state, state, jnp.int32(step), order, values, checked)
@@ -110,6 +111,7 @@ class Program(NamedTuple):
             )
             weights = optax.apply_updates(carry.weights, updates)
         checked = [value, *jax.tree.leaves(grads), *jax.tree.leaves(updates)]
+        checked += floating(state).values()
         finite = jnp.stack([jnp.all(jnp.isfinite(x)) for x in checked])
         values = carry.values.at[carry.step - first].set(value.astype(carry.values.dtype))
         new = Carry(weights, opt_state, state, carry.step + 1, order, values, finite)
@@ -154,6 +156,12 @@ def is_trained(x: Any) -> bool:
     return isinstance(x, float | complex) or (
         is_array(x) and bool(jnp.issubdtype(x.dtype, jnp.inexact))
     )
+
+
+def floating(tree: PyTree) -> dict[str, Any]:
+    """Its floating leaves, by their paths."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): x for path, x in leaves if is_trained(x)}
 
 
 def strong(x: Any) -> Any:

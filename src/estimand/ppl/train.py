@@ -21,6 +21,7 @@ from estimand.ppl.steps import (
     Objective,
     Program,
     combine,
+    floating,
     is_array,
     is_trained,
     partition,
@@ -78,8 +79,9 @@ def maximize(
             is estimated.
 
     Raises:
-        NonFiniteError: a value, gradient or update is not finite. The error names the first
-            site where that happened, and carries the run so far as its `fit`.
+        NonFiniteError: a value, gradient or update is not finite, or the new state of a strategy.
+            The error names the first site where that happened, and carries the run so far as its
+            `fit`.
 
     Example:
         >>> import estimand as em, jax, numpyro.distributions as dist, optax
@@ -213,11 +215,13 @@ class _Run:
         leaves = ["params" + jax.tree_util.keystr(path) for path, _ in paths]
         names = [f"the value ({value})"]
         names += [f"the {what} of {leaf}" for what in ("gradient", "update") for leaf in leaves]
+        names += [f"the new state{path}" for path in floating(self.carry.state)]
         return str(
             error(
                 f"training, step {self.step} ({source_line()})",
                 site,
-                expected="a finite value, gradient and update; training stopped before the update",
+                expected="a finite value, gradient, update and state; training stopped before the "
+                "update",
                 got=", ".join(n for n, ok in zip(names, finite, strict=True) if not ok),
                 remedy="the error's `fit` holds the parameters from before this step; check the "
                 "data of the batch, a lower learning rate, or a parametrisation with bounds",

@@ -24,7 +24,8 @@ def first_nonfinite(
     A site says more than the input (of these names) that it sees, and that than an operation.
     """
     inner = close(plan.jaxpr).jaxpr
-    env = Forward(plan, key, states).run(inputs)
+    forward = Forward(plan, key, states)
+    env = forward.run(inputs)
     marked: dict[Any, str] = {}
     for eqn in inner.eqns:
         if eqn.primitive is mark_p and eqn.params["mark"].name:
@@ -50,6 +51,18 @@ def first_nonfinite(
         bad = [v for v in eqn.outvars if _bad(v, env)]
         if bad:
             return f"{_name(eqn)} is {_what(bad[0], env)}"
+    return _control(forward)
+
+
+def _control(forward: Forward) -> str | None:
+    """A sentence on the first control variate, such as a baseline, that is not finite."""
+    live = {p for term in forward.plan.terms for p, dep in term.deps.items() if dep.live}
+    for path, drawn in forward.drawn.items():
+        control = drawn.control() if path in live else None
+        if control is not None and not bool(jnp.all(jnp.isfinite(control.array))):
+            return (
+                f"{drawn.info.where}: the baseline or control variate of its strategy is not finite"
+            )
     return None
 
 

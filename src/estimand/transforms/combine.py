@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from estimand.errors import EstimandError, error
+from estimand.transforms.guards import is_inexact
 from estimand.transforms.places import Dep, SiteInfo
 from estimand.transforms.strategy import Law, RecordedLaw, Strategy
 
@@ -176,11 +178,24 @@ def combine(term: Lifted, dep: Dep, drawn: Drawn) -> Lifted:
             out = drawn.strategy.combine(law, values, f)
             return law.shaped(drawn.strategy, "combine", out, f.shape[many:])
 
-        return [_each(checked, f, followed, many)]
+        found = _each(checked, f, followed, many)
+        if is_inexact(f) and not is_inexact(found):  # f may be of the integers of aux
+            raise _not_floating(drawn, found)
+        return [found]
 
     operands = [_without(term, own), _without(drawn.values, own)]
     (out,) = lifted(one, [*operands, *drawn.parameters])
     return out
+
+
+def _not_floating(drawn: Drawn, found: Any) -> EstimandError:
+    return error(
+        drawn.info.where,
+        f"combine of {drawn.strategy!r} returned no floating numbers, and so no derivative",
+        expected="floating numbers, of the type of f",
+        got=f"{found.dtype}{list(found.shape)}",
+        remedy="calculate with f as it is given, and cast it to nothing",
+    )
 
 
 def _without(x: Lifted, own: int) -> Lifted:

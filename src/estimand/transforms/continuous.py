@@ -3,10 +3,11 @@
 Each is continuous and piecewise differentiable, so pathwise derivatives through it are
 right. Some are calls in the jaxpr (`jit`, `custom_jvp`) and are known by the function that was
 called; others only leave their frames in the tracebacks of the equations they made. Either
-way the function must be JAX's (or NumPyro's, whose cross-entropy is among them): a user's
-function of the same name is looked into.
+way the function must be JAX's (or NumPyro's, whose cross-entropy is among them, or one of
+`repairs.py`): a user's function of the same name is looked into.
 """
 
+import os
 from collections.abc import Sequence
 
 from estimand.errors import is_jax, is_users
@@ -21,7 +22,7 @@ CONTINUOUS = frozenset(
     logcosh log1mexp sinc hypot det _det slogdet _slogdet expm norm vector_norm
     abs fabs absolute maximum minimum fmax fmin max min amax amin clip ptp
     betaln betainc gammaln digamma multigammaln spence expi exp1 sici fresnel
-    binary_cross_entropy_with_logits
+    binary_cross_entropy_with_logits _softplus _clamped_log
     """.split()
 )
 
@@ -45,7 +46,8 @@ def is_continuous(eqn: Equation, used: Sequence[bool] = (), derived: bool = Fals
     if not bodies:
         return bool(known & _callers(eqn))
     name, _, file = bodies[0].jaxpr.debug_info.func_src_info.partition(" at ")
-    if not is_jax(file) or _differentiates(bodies[0]):
+    own = os.path.basename(file).startswith("repairs.py:") and not is_users(file)
+    if not (own or is_jax(file)) or _differentiates(bodies[0]):
         return False
     if name in ("_interp", "_map_coordinates") and known is not CONTINUOUS:
         return False

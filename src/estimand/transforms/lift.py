@@ -36,6 +36,7 @@ from estimand.transforms.jaxprs import (
     subjaxprs,
 )
 from estimand.transforms.linear import Linear, taps
+from estimand.transforms.mistakes import cannot_be_mapped, no_vmap_method
 from estimand.transforms.places import SiteInfo
 from estimand.transforms.plan import Plan, Term
 from estimand.transforms.primitives import Site, mark_p, sample_p
@@ -120,7 +121,8 @@ class Forward:
         def points(*leaves: Any) -> list[Any]:
             found = jnp.asarray(strategy.points(key, law(leaves)))
             shape = shape_of_points(found.shape, one, m, strategy.fixed_points)
-            return [law(leaves).shaped(strategy, "points", found, shape)]
+            found = law(leaves).shaped(strategy, "points", found, shape)
+            return [found.astype(float) if info.site.relaxed else found]  # as the program has it
 
         def before(*leaves: Any) -> list[Any]:
             found = strategy.before(law(leaves))
@@ -152,6 +154,11 @@ class Forward:
         tapped = taps(self.plan, (i,))
         if eqn.primitive is mark_p:
             return operands
+        axes = [axis for x in operands for axis in x.axes]
+        callback = axes and cannot_be_mapped(eqn)
+        if callback:
+            info = next(info for info in self.plan.sites.values() if info.order == max(axes))
+            raise no_vmap_method(info.where, self.plan.chosen[info.path].strategy, callback)
         if not tapped and not any(has_sites(body) for body in subjaxprs(eqn)):
             return lifted(lambda *xs: evaluate(eqn, *xs), operands)
         key = jax.random.fold_in(self.key, len(self.plan.sites) + i)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from estimand.errors import EstimandError, error
-from estimand.transforms.jaxprs import Equation
+from estimand.transforms.jaxprs import Equation, close, subjaxprs
 from estimand.transforms.places import SiteInfo
 from estimand.transforms.primitives import Mark, Site
 from estimand.transforms.sources import source_of
@@ -93,6 +93,26 @@ def nonlinear(eqn: Equation, inner: Sequence[str]) -> EstimandError:
         got=f"{eqn.primitive.name} of an expectation, with no policy for estimating it",
         remedy="keep the expectation in a linear position; no policy for f(E[x]) is in this "
         "version. If E[f(x)] is meant, call the undecorated function",
+    )
+
+
+def cannot_be_mapped(eqn: Equation) -> Equation | None:
+    """The first callback, in an equation or in its bodies, of which JAX knows no batch."""
+    if eqn.primitive.name == "pure_callback" and eqn.params.get("vmap_method") is None:
+        return eqn
+    inside = (cannot_be_mapped(e) for body in subjaxprs(eqn) for e in close(body).jaxpr.eqns)
+    return next(filter(None, inside), None)
+
+
+def no_vmap_method(where: str, strategy: Any, eqn: Equation) -> EstimandError:
+    return error(
+        where,
+        f"{strategy!r} evaluates what the site reaches at several points at once, and a callback "
+        "in it does not say how",
+        expected="a jax.pure_callback with a vmap_method",
+        got=f"pure_callback ({source_of(eqn)}) with vmap_method=None",
+        remedy='pass vmap_method="sequential", or "broadcast_all" if the function takes an array '
+        "of points at once",
     )
 
 

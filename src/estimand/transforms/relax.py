@@ -6,6 +6,10 @@ computed from it with it, through casts, arithmetic and moves of data, as far as
 a floating number. Any continuous extension will do, since it only enters control variates (or
 estimators that are called biased).
 
+At an integer the extension must be the program's own value: it is as long as integers do not wrap
+around. Those of 8 and 16 bits do so soon, and are refused. That an int32 or an int64 overflows
+depends on numbers and cannot be seen here, nor that a float has too few digits for an integer.
+
 An operation that has no continuous extension (a comparison, an index, a branch) is refused. Inside
 of a density the value may be compared, for the sake of its support: then it is the nearest
 integer that is, and all that may be made of the verdict is to put -inf in a density's place.
@@ -35,7 +39,7 @@ from estimand.transforms.jaxprs import (
     trace,
 )
 from estimand.transforms.primitives import Site, mark, mark_p, sample_p
-from estimand.transforms.sources import source_of
+from estimand.transforms.sources import inlined, source_of
 
 MOVES = frozenset(
     "reshape broadcast_in_dim squeeze expand_dims transpose slice dynamic_slice gather rev "
@@ -91,6 +95,7 @@ def _count(jaxpr: Jaxpr) -> int:
 class _Relaxation:
     def __init__(self) -> None:
         self.site: Site | None = None  # for messages: the last that was made floating
+        self.line = "unknown source"  # for messages: the user's innermost
         self.dense = False  # inside of a density
         self.never: list[Any] = []  # arrays that are -inf throughout
 
@@ -110,6 +115,13 @@ class _Relaxation:
         return [read(env, v) for v in inner.outvars]
 
     def _one(self, eqn: Equation, operands: list[Any]) -> list[Any]:
+        outer, line = self.line, source_of(eqn)
+        self.line = outer if line == "unknown source" else line
+        outs = self._outs(eqn, operands)
+        self.line = outer
+        return outs
+
+    def _outs(self, eqn: Equation, operands: list[Any]) -> list[Any]:
         name = eqn.primitive.name
         touched = any(isinstance(x, Soft | Verdict) for x in operands)
         if name in CALLS and (touched or self.dense) and not any(map(has_sites, subjaxprs(eqn))):
@@ -124,11 +136,13 @@ class _Relaxation:
         hard = evaluate(eqn, *(x.hard if isinstance(x, Soft) else x for x in operands))
         soft = self._extended(eqn, [x.soft if isinstance(x, Soft) else x for x in operands])
         if soft is not None:
+            if any(map(_is_narrow, hard)):
+                raise self._wraps(eqn, next(x.dtype for x in hard if _is_narrow(x)))
             pairs = zip(soft, hard, strict=True)
             return [s if is_inexact(h) else Soft(s, h) for s, h in pairs]
         if self.dense and not any(map(is_inexact, hard)):
             return [Verdict(x) for x in hard]
-        raise _no_extension(eqn, self.site)
+        raise self._no_extension(eqn)
 
     def _judged(self, eqn: Equation, operands: list[Any]) -> list[Any]:
         """What is made of verdicts: others, or -inf in a density's place."""
@@ -140,7 +154,7 @@ class _Relaxation:
         outs = evaluate(eqn, *(x.hard if isinstance(x, Soft) else x for x in plain))
         if not any(map(is_inexact, outs)):
             return [Verdict(x) for x in outs]
-        raise _no_extension(eqn, self.site)
+        raise self._no_extension(eqn)
 
     def _is_never(self, x: Any) -> bool:
         if isinstance(x, Soft | Verdict):
@@ -152,7 +166,8 @@ class _Relaxation:
     def _call(self, eqn: Equation, operands: list[Any]) -> list[Any]:
         outer, self.dense = self.dense, self.dense or is_density(eqn)
         (body,) = subjaxprs(eqn)
-        outs = self.run(body, operands)
+        with inlined(eqn):
+            outs = self.run(body, operands)
         self.dense = outer
         return outs
 
@@ -192,15 +207,33 @@ class _Relaxation:
         outs = eqn.primitive.bind(*cast, **params)
         return list(outs) if eqn.primitive.multiple_results else [outs]
 
+    def _no_extension(self, eqn: Equation) -> EstimandError:
+        assert self.site is not None
+        return error(
+            self.site.where,
+            f"{_strategy(self.site)} evaluates the program between the values of the site, and "
+            "this operation has no continuous extension",
+            expected="a value that is cast to a floating number and calculated with",
+            got=f"{eqn.primitive.name} ({self.line}) of the integer",
+            remedy="write x.astype(float) and arithmetic instead of comparing or indexing, or use "
+            "another strategy",
+        )
 
-def _no_extension(eqn: Equation, site: Site | None) -> EstimandError:
-    assert site is not None
-    return error(
-        site.where,
-        f"{site.via if site.via is not None else 'its strategy'} evaluates the program between "
-        "the values of the site, and this operation has no continuous extension",
-        expected="a value that is cast to a floating number and calculated with",
-        got=f"{eqn.primitive.name} ({source_of(eqn)}) of the integer",
-        remedy="write x.astype(float) and arithmetic instead of comparing or indexing, or use "
-        "another strategy",
-    )
+    def _wraps(self, eqn: Equation, dtype: Any) -> EstimandError:
+        assert self.site is not None
+        return error(
+            self.site.where,
+            f"{_strategy(self.site)} calculates with the value in floating numbers, and integers "
+            f"of type {dtype} wrap around: the two may differ",
+            expected="integers of 32 bits or more",
+            got=f"{dtype} from {eqn.primitive.name} ({self.line})",
+            remedy="write x.astype(float) instead, or use another strategy",
+        )
+
+
+def _is_narrow(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.integer) and jnp.iinfo(x.dtype).bits < 32
+
+
+def _strategy(site: Site) -> Any:
+    return site.via if site.via is not None else "its strategy"

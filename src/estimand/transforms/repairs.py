@@ -31,6 +31,19 @@ def _softplus_jvp(primals: Any, tangents: Any) -> Any:
     return _softplus(*primals), tangents[0] * jax.lax.logistic(primals[0])
 
 
+@jax.custom_jvp
+def _clamped_log(x: Any) -> Any:
+    """log max(x, t) for the smallest normal number t, as one function: a limit, not a kink."""
+    return jnp.log(jnp.maximum(x, jnp.finfo(x.dtype).tiny))
+
+
+@_clamped_log.defjvp
+def _clamped_log_jvp(primals: Any, tangents: Any) -> Any:
+    (x,), tiny = primals, jnp.finfo(primals[0].dtype).tiny
+    slope = jnp.where(x > tiny, 1 / jnp.maximum(x, tiny), 0.0)
+    return _clamped_log(x), tangents[0] * slope
+
+
 class _BernoulliLogits(dists.BernoulliLogits):
     def log_prob(self, value: Any) -> Any:
         """log p(1) = -softplus(-l), log p(0) = -softplus(l), and -inf for anything else.
@@ -48,10 +61,9 @@ class _BernoulliProbs(dists.BernoulliProbs):
         The outcome that is not there has no part in it: at p = 0 its derivative would be zero
         times one that overflows.
         """
-        x, tiny = jnp.asarray(value, self.probs.dtype), jnp.finfo(self.probs.dtype).tiny
+        x = jnp.asarray(value, self.probs.dtype)
         chosen = x * self.probs + (1 - x) * (1 - self.probs)
-        log_prob = jnp.log(jnp.maximum(chosen, tiny))
-        return jnp.where((value == 0) | (value == 1), log_prob, -jnp.inf)
+        return jnp.where((value == 0) | (value == 1), _clamped_log(chosen), -jnp.inf)
 
 
 class _Normalised:
