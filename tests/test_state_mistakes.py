@@ -99,6 +99,11 @@ def to_nan(x):
     return x * jnp.nan if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
+class Undefined(em.Score):
+    def control(self, law, values):
+        return jnp.nan * super().control(law, values)
+
+
 BAD = {
     "a state": (AVERAGE, lambda s: s._replace(learned={"x": jnp.nan}), "its state is not finite"),
     "an optimizer": (
@@ -107,7 +112,7 @@ BAD = {
         "its state is not finite",
     ),
     "a baseline": (
-        coin(em.Score(float("nan"))),
+        coin(Undefined(1.0)),
         None,
         "the baseline or control variate of its strategy is not finite",
     ),
