@@ -72,8 +72,8 @@ class WithoutTheProposalsDensity(Importance):
 @pytest.mark.parametrize("twin", [WithoutTheRunsOwn, WithoutTheProposalsDensity])
 def test_broken_estimates_are_caught(twin):
     program, proposal, log_p = AUXILIARIES["normal"]
-    marginal = program.marginal(keep="x", via=twin(proposal, 1))
-    samples = statistics(marginal, log_p)(jax.random.split(KEY, 2**15))
+    marginal = program.marginal(keep="x", via=twin(proposal, 2))
+    samples = statistics(marginal, log_p)(jax.random.split(KEY, 2**16))
     with pytest.raises(AssertionError, match="the mean is"):
         assert_unbiased(samples, LAWS, 1e3)
 

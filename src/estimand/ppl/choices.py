@@ -132,7 +132,7 @@ def _fit(value: Any, site: Found) -> tuple[Any, str]:
         return array, f"wrong dtype\n      expected: {kind(site)}\n      got:      {got}"
     if array.shape != site.shape:
         return array, f"wrong shape\n      expected: {kind(site)}\n      got:      {got}"
-    if same and not scalar:
+    if same and not scalar and not jnp.issubdtype(site.dtype, jnp.integer):
         return array, _support_misfit(array, site)
     array = array.astype(site.dtype)
     return array, _support_misfit(array, site)

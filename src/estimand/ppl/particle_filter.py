@@ -205,7 +205,8 @@ class Particles:
         offset = bind_site(dists.Uniform(0.0, 1.0), name=None, via=None, label=label)
         ends = jnp.cumsum(jax.nn.softmax(refuse_derivative(logits, self._jumps)))
         points = (jnp.arange(self.n).astype(offset.dtype) + offset) / self.n
-        return jnp.minimum(jnp.searchsorted(ends, points), self.n - 1)
+        found = jnp.searchsorted(ends, points).astype(jnp.result_type(int))
+        return jnp.minimum(found, self.n - 1)  # where rounding leaves the last end below one
 
     def _jumps(self) -> EstimandError:
         return error(
