@@ -162,7 +162,7 @@ def test_a_biased_default_is_measured_besides():
     table = {c: Measured(1.0 + (c != ("c", "b")), 1.0) for c in itertools.product("?abc", "ab")}
     for budget, best in ((1, ("a", "a")), (2, ("a", "a")), (3, ("a", "a")), (6, ("c", "b"))):
         search = tabulated(table, [list("abc"), ["a", "b"]])
-        search.sites[0] = Place("z0", "site 'z0'", "?")
+        search.sites[0] = Place("z0", (("site 'z0'", "?"),))
         assert search.best(budget) == best and search.spent - 1 == budget
 
 
