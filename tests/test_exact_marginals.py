@@ -142,6 +142,7 @@ def forward_algorithm(theta, x):
 LARGE = {"plate": (mixture, closed_mixture, 1_000, 5), "chain": (markov, forward_algorithm, 200, 3)}
 
 
+@pytest.mark.legs
 @pytest.mark.parametrize("name", LARGE)
 def test_large_ones_are_their_closed_forms_in_programs_of_constant_size(name):
     program, closed, n, k = LARGE[name]

@@ -157,6 +157,7 @@ NESTED = {
 }
 
 
+@pytest.mark.legs
 @pytest.mark.parametrize("name", by_default(list(NESTED), "importance"))
 def test_marginals_nest_in_programs(name):
     program = NESTED[name]
@@ -258,6 +259,7 @@ def test_weights_that_are_all_zero_give_minus_infinity_and_a_derivative_of_zero(
         assert not np.isfinite(posterior.log_density)
 
 
+@pytest.mark.legs
 def test_one_may_keep_everything_or_nothing():
     whole = normal.marginal(keep=("u", "x"), via=em.Importance(n=3))
     choices = {"u": 0.3, "x": 1.0}

@@ -140,6 +140,7 @@ def test_the_gradient_of_the_evidence_is_unbiased():
     assert_unbiased(enough(sampler, exact, 0.3), exact, 0.3)
 
 
+@pytest.mark.legs
 def test_continuous_states_agree_with_the_kalman_filter():
     @em.gen
     def walk(scale):

@@ -104,9 +104,11 @@ class Chain:
             step = self._step([Lifted(c, k) for c, k in zip(carry, axes, strict=True)], row)
             new = [renamed(c, self.aged) for c in step.outs[: self.num_carry]]
             kinds[:] = [c.axes for c in new]
-            outside[:] = [self._outside(y) for y in step.outs[self.num_carry :]]
+            ys = [self._outside(y) for y in step.outs[self.num_carry :]]
+            outside[:] = [y if isinstance(y, Lost) else y.axes for y in ys]
             sizes.update(_sizes(new))
-            kept = [y.array for y in outside if not isinstance(y, Lost)]
+            kept = [y.array for y in ys if not isinstance(y, Lost)]
+            self.whole.forget(self.path)
             return [_expanded(c, k, sizes) for c, k in zip(new, axes, strict=True)], (carry, kept)
 
         sizes, axes = _sizes(carry), [c.axes for c in carry]
@@ -119,7 +121,7 @@ class Chain:
             axes = union
         last, (entries, kept) = lax.scan(advance, arrays, rest, length=self.length - 1)
         rows = iter(kept)
-        ys = [y if isinstance(y, Lost) else Lifted(next(rows), y.axes) for y in outside]
+        ys = [y if isinstance(y, Lost) else Lifted(next(rows), y) for y in outside]
         self.carried = axes
         return [Lifted(c, k) for c, k in zip(last, axes, strict=True)], entries, ys
 
@@ -130,6 +132,7 @@ class Chain:
         def summed(message: list[Any], row: Any) -> dict[Any, Any]:
             factors, _ = self._sum(row, _named(message, kinds))
             renewed = [renamed_factor(f, self.renewed) for f in factors]
+            self.whole.forget(self.path)
             return {kind_of(f): f.array for f in renewed}
 
         def back(message: list[Any], row: Any) -> tuple[list[Any], list[Any]]:
@@ -176,7 +179,9 @@ class Chain:
                 entry, x, message = row
                 _, done = self._sum((entry, x), _named(message, kinds))
                 before = {self.aged[s]: k for s, k in last.items()}
-                return self.whole.draw(done, {**points, **before}, self.path)
+                found = self.whole.draw(done, {**points, **before}, self.path)
+                self.whole.forget(self.path)
+                return found
 
             _, rows = lax.scan(step, first, (entries, rest, messages), length=self.length - 1)
             stacked = {s: jnp.concatenate([v, rows[s]]) for s, v in stacked.items()}

@@ -34,9 +34,9 @@ from estimand.transforms.jaxprs import (
 )
 from estimand.transforms.places import NOTHING, SiteInfo
 from estimand.transforms.plan import static_distribution
-from estimand.transforms.primitives import bind_site, mark, mark_p, sample_p
+from estimand.transforms.primitives import bind_site, mark_p, sample_p
 from estimand.transforms.strategy import Law, Strategy
-from estimand.transforms.weights import or_equal
+from estimand.transforms.weights import log_probability, or_equal
 
 
 class Step(NamedTuple):
@@ -90,6 +90,11 @@ class SumProduct:
             if inner[:-1] == path:
                 values.update(chain.sample(points))
         return {s: points[s] for s, _ in done}, values
+
+    def forget(self, path: Path) -> None:
+        """Of a loop's step, which has been traced: the loops in it."""
+        for inner in [p for p in self.chains if len(p) > len(path) and p[: len(path)] == path]:
+            del self.chains[inner]
 
     def _at(self, site: int, index: Any) -> Any:
         """The value [*lanes, *event] of a site at chosen points [*apart lanes]."""
@@ -237,7 +242,7 @@ class SumProduct:
 
         def log_probabilities(*leaves: Any) -> list[Any]:
             p = self.strategy.weights(drawn.law(leaves, grid, joint, {}), grid)
-            return [_log(p)]
+            return [log_probability(p)]
 
         (logs,) = lifted(log_probabilities, leaves)
         axes = (*logs.axes, order)
@@ -311,9 +316,3 @@ def _needed(inner: Any) -> set[int]:
 
 def _without(axes: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return tuple(a for a in axes if a != axis)
-
-
-def _log(p: Any) -> Any:
-    """log p, with no derivative where p is zero."""
-    possible = mark(jax.lax.stop_gradient(p), "continuous") > 0
-    return jnp.where(possible, jnp.log(jnp.where(possible, p, 1.0)), -jnp.inf)

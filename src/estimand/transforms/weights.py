@@ -33,3 +33,9 @@ def _some_possible(log_weights: Any) -> Bool[Array, "*lanes"]:
     """A weight goes to zero continuously, so nothing jumps where this changes."""
     seen = mark(jax.lax.stop_gradient(log_weights), "continuous")
     return jnp.any(seen > -jnp.inf, axis=-1)
+
+
+def log_probability(p: Any) -> Any:
+    """log p, with no derivative where p is zero."""
+    possible = mark(jax.lax.stop_gradient(p), "continuous") > 0
+    return jnp.where(possible, jnp.log(jnp.where(possible, p, 1.0)), -jnp.inf)
