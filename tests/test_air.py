@@ -4,7 +4,6 @@ import importlib.util
 from pathlib import Path
 
 import jax
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -57,7 +56,6 @@ def test_every_strategy_takes_steps(tiny, name):
 
 def test_the_figure_is_drawn(tiny, tmp_path):
     tiny.draw({"Score": [(1.0, 1, 0.3), (2.0, 3, 0.4)]}, tmp_path / "air.png")
-    plt.close("all")
     assert (tmp_path / "air.png").stat().st_size > 10_000
 
 
