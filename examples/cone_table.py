@@ -5,7 +5,7 @@
 The problem of `cone.py`: a point (x, y) seen through a noisy z = 5 of x^2 + y^2. A Gaussian guide
 is trained by the ELBO and by its importance-weighted form; a guide on the ring, with the angle an
 auxiliary choice, by three hierarchical bounds. Last, the angle is put on 256 atoms and summed out:
-that guide's density is exact, and its ELBO almost the log evidence. (Lew et al., Probabilistic
+that guide's density is exact, and its ELBO almost the log evidence. (Becker et al., Probabilistic
 Programming with Programmable Variational Inference, PLDI 2024, Table 4.)
 """
 
