@@ -9,7 +9,6 @@ import numpyro.distributions as dist
 import pytest
 
 import estimand as em
-from estimand.ppl.evaluation import chunks
 from estimand.ppl.evaluation.evidence import evidence_of
 from estimand.transforms.jaxprs import close, subjaxprs
 from tests.evaluated import (
@@ -98,21 +97,11 @@ def test_runs_of_importance_sampling_are_further_particles():
     assert np.array_equal(runs[:3], evidence(em.Importance(n=20))[:3]) and runs.num_weights == 20
 
 
-class Together:
-    """A method whose particles depend on each other, so that a run has one estimate."""
-
-    estimator = "particles together"
-
-    def log_evidence(self, target, retained=None):
-        return em.Importance(n=10).log_evidence(target, retained)
-
-
-def test_other_methods_have_a_standard_error_between_runs(monkeypatch):
-    monkeypatch.setattr(chunks, "method_of", lambda via, where: via)
-    found = evidence(Together(), num_runs=200, chunk=50)
+def test_other_methods_have_a_standard_error_between_runs():
+    found = evidence(em.SMC(10), num_runs=200, chunk=50)
     assert found.num_weights == 200 and found.standard_error < 0.05
     assert abs(found.value - LOG_Z) < 5 * found.standard_error
-    assert np.isnan(evidence(Together()).standard_error)
+    assert np.isnan(evidence(em.SMC(10)).standard_error)
 
 
 def largest(jaxpr):

@@ -55,6 +55,7 @@ def nested(flat):
 SUMMED = (
     "a_choice_for_all_and_one_for_each",
     "plate_in_plate",
+    "factors_that_are_one_value_or_a_constant",
     "lanes_that_meet",
     "chain",
     "chain_backwards_from_a_constant",
@@ -182,6 +183,25 @@ def a_continuous_latent_choice():
         em.sample("x", dist.Normal(em.sample("u", dist.Normal(0.0, 1.0)), 1.0))
 
     assess(program, "x")
+
+
+@BAD
+def a_support_of_unknown_size():
+    def program(n):
+        em.sample("x", dist.Normal(em.sample("z", dist.Binomial(n, 0.5)).astype(float), 1.0))
+
+    assess(program, "x", jnp.array(3))
+
+
+@BAD
+def a_posterior_of_a_marginals_choice():
+    inner = em.gen(lambda: em.sample("k", dist.Bernoulli(0.5))).marginal(keep="k")
+
+    @em.gen
+    def program():
+        em.sample("x", dist.Normal(inner()["k"].astype(float), 1.0))
+
+    em.seed(program.normalize({"x": 0.3}, via=em.Enumerate()).simulate)(KEY)
 
 
 @BAD

@@ -51,6 +51,11 @@ def an_unknown_address():
 
 
 @BAD
+def a_marginal_of_nothing():
+    em.seed(normal.marginal(drop=("u", "x")).simulate)(KEY)
+
+
+@BAD
 def neither_keep_nor_drop():
     normal.marginal()
 

@@ -260,14 +260,7 @@ def test_weights_that_are_all_zero_give_minus_infinity_and_a_derivative_of_zero(
 
 
 @pytest.mark.legs
-def test_one_may_keep_everything_or_nothing():
+def test_one_may_keep_everything():
     whole = normal.marginal(keep=("u", "x"), via=em.Importance(n=3))
     choices = {"u": 0.3, "x": 1.0}
     assert np.allclose(em.seed(whole.log_density)(KEY, choices), normal.log_density(choices))
-
-    @em.gen
-    def weighted():
-        em.factor("w", jnp.log(2.0) + 0.0 * em.sample("u", dist.Normal(0.0, 1.0)))
-
-    nothing = weighted.marginal(keep=(), via=em.Importance(n=3))
-    assert np.allclose(em.seed(nothing.log_density)(KEY, {}), jnp.log(2.0))

@@ -175,3 +175,22 @@ def checkpoint_jit_and_scope(theta):
     w = em.sample("w", dist.Bernoulli(logits=theta[1]))
     em.sample("x", dist.Normal(mean(z) + real(w), 1.0))
     em.factor("f", lax.cond(w == 1, lambda: theta[0], lambda: theta[1]))
+
+
+@MODELS({"x": 0.4}, z=(TWO, 0), s=(TWO, np.zeros(2)))
+def factors_that_are_one_value_or_a_constant(theta):
+    z = em.sample("z", dist.Bernoulli(0.5))
+    for name, weight in (("a", theta[0]), ("b", theta[0] * real(z))):
+        em.factor(name, weight)
+        em.factor(f"{name} again", weight)
+    em.factor("constant", jnp.log(2.0))
+
+    def step(carry, _):
+        s = em.sample("s", dist.Bernoulli(0.3))
+        for name in ("c", "c again"):
+            em.factor(name, theta[1] * real(s))
+        em.factor("d", jnp.log(3.0))
+        return carry, None
+
+    lax.scan(step, 0.0, None, length=2)
+    em.sample("x", dist.Normal(theta[2] * real(z), 1.0))

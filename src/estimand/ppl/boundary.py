@@ -17,6 +17,7 @@ from estimand.estimators.enumerate import Enumerate
 from estimand.ppl.learning import State, by_path
 from estimand.ppl.measure import Estimator
 from estimand.transforms.combine import Drawn, lifted
+from estimand.transforms.distributions import unexpanded
 from estimand.transforms.guards import is_inexact
 from estimand.transforms.lift import Forward
 from estimand.transforms.plan import static_distribution
@@ -103,8 +104,7 @@ def _zeros(p: Any) -> Any:
 
 def _at_an_end(dist: Any) -> Any:
     """For a binomial, whose weights have no derivative there, its probability at zero and one."""
-    while isinstance(dist, dists.ExpandedDistribution):
-        dist = dist.base_dist
+    dist = unexpanded(dist)
     if not isinstance(dist, dists.BinomialProbs):
         return jnp.zeros(dist.batch_shape)
     return jnp.where((dist.probs == 0) | (dist.probs == 1), dist.probs, 0)

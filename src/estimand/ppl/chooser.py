@@ -152,8 +152,8 @@ def matches(label: str, name: str) -> bool:
     return label == name or label.endswith("/" + name)
 
 
-def refusal(strategy: Strategy, dist: Any, info: SiteInfo) -> str | None:
-    """Why a strategy cannot be used for a site, or None."""
+def unfit(strategy: Strategy, dist: Any, info: SiteInfo) -> str | None:
+    """Why a strategy cannot be used for a site's distribution, wherever it is; or None."""
     reason = strategy.refuses(dist)
     if reason and "to_event" not in reason and not _refused_alone(strategy, dist):
         reason += "; leave out expand() and to_event(), and give its parameters the full shape"
@@ -162,6 +162,12 @@ def refusal(strategy: Strategy, dist: Any, info: SiteInfo) -> str | None:
         return "its support depends on a parameter that is no concrete integer"
     if reason is None and not strategy.pathwise and _masked(info.site.structure):
         return "its density is not that of its draws (it is masked, censored or a factor)"
+    return reason
+
+
+def refusal(strategy: Strategy, dist: Any, info: SiteInfo) -> str | None:
+    """Why a strategy cannot be used for a site, or None."""
+    reason = unfit(strategy, dist, info)
     if reason is None and info.context and _many(strategy, dist):
         what = "looks between the values" if strategy.relaxed else "has several points"
         kind = info.context[-1]

@@ -5,10 +5,14 @@ from typing import Any
 
 import jax
 
+from estimand.errors import error
 from estimand.estimators.enumerate import Enumerate
+from estimand.ppl.chooser import unfit
 from estimand.ppl.target import Reading, Target
 from estimand.transforms.inline import CHECKPOINTS, inline
 from estimand.transforms.jaxprs import Equation, trace
+from estimand.transforms.places import SiteInfo
+from estimand.transforms.plan import static_distribution
 from estimand.transforms.sumproduct import SumProduct
 
 
@@ -28,7 +32,16 @@ class Exact:
         summed, inputs = self._plan(target)
         total, done = summed.log_sum(inputs)
         values = summed.sample(done)
-        latent = {k: values[f"{target.name}/{k}"] for k in target.latent}
+        latent = {k: values.get(f"{target.name}/{k}") for k in target.latent}
+        inner = [k for k, value in latent.items() if value is None]
+        if inner:
+            raise error(
+                f"{target.name} ({target.program.sites[inner[0]].source})",
+                "choices of a marginal inside of it cannot be drawn by the sums over its own",
+                expected="latent choices of the program itself",
+                got=", ".join(inner),
+                remedy="observe them, or use em.Importance(...)",
+            )
         return latent, target.joint(latent) - total
 
     def _plan(self, target: Target) -> tuple[SumProduct, list[Any]]:
@@ -40,7 +53,10 @@ class Exact:
 
         jaxpr, _ = trace(weights, *leaves)
         flat = inline(jaxpr, _is_checkpoint)
-        return SumProduct(flat, self.strategy, target.name), leaves
+        return SumProduct(flat, self.strategy, self._refuses, target.name), leaves
+
+    def _refuses(self, info: SiteInfo) -> str | None:
+        return unfit(self.strategy, static_distribution(info), info)
 
 
 def _is_checkpoint(eqn: Equation) -> bool:

@@ -23,16 +23,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpyro.distributions as dists
 
 from estimand.errors import EstimandError, error, is_count, source_line
 from estimand.ppl.choices import kind
 from estimand.ppl.target import Program, Reading, Target
 from estimand.transforms.jaxprs import Literal
-from estimand.transforms.primitives import bind_site
 from estimand.transforms.supports import constant_range, lies_inside, range_of, supports_of
 from estimand.transforms.survey import Found
-from estimand.transforms.weights import log_mean_exp, or_equal
+from estimand.transforms.weights import log_mean_exp
 
 
 @dataclass(frozen=True)
@@ -87,17 +85,14 @@ class Importance:
     def choose(self, target: Target) -> tuple[dict[str, Any], Any]:
         """Latent choices in proportion to their weights, and log p(x, u) - log Z of them."""
         latent, weights, joint = _particles(target, self.n)
-        label = f"{target.program.name}/particle"
-        logits = or_equal(weights)
-        index = bind_site(dists.Categorical(logits=logits), name=None, via=None, label=label)
+        index = target.pick(weights)
         latent, joint = jax.tree.map(lambda x: x[index], (latent, joint))
         return latent, joint - log_mean_exp(weights)
 
     def _weight(self, target: Target, run: Reading) -> Any:
         if target.proposal is None:
             return run.log_weight
-        latent = {k: v for k, v in run.choices.items() if k not in target.given}
-        return run.log_density - target.propose(latent).log_density
+        return run.log_density - target.propose(target.latent_of(run.choices)).log_density
 
 
 def _particles(target: Target, n: int) -> tuple[dict[str, Any], Any, Any]:
@@ -106,8 +101,7 @@ def _particles(target: Target, n: int) -> tuple[dict[str, Any], Any, Any]:
     def particle(_: Any) -> tuple[dict[str, Any], Any, Any]:
         if target.proposal is None:
             run = target.prior()
-            latent = {k: v for k, v in run.choices.items() if k not in target.given}
-            return latent, run.log_weight, run.log_density
+            return target.latent_of(run.choices), run.log_weight, run.log_density
         proposed = target.propose({})
         joint = target.joint(proposed.choices)
         return proposed.choices, joint - proposed.log_density, joint

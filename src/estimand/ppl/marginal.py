@@ -167,7 +167,17 @@ def _kept(program: Program, keep: Names | None, drop: Names | None, where: str) 
                 remedy="check the spelling; a choice in a scope is 'scope/name'",
             )
         among |= matching
-    return [k for k in known if (k in among) == (drop is None)]
+    kept = [k for k in known if (k in among) == (drop is None)]
+    if not kept:
+        raise error(
+            where,
+            "a marginal of no choices has nothing to draw or to be assessed at",
+            expected="at least one address that is kept",
+            got="none",
+            remedy=f"em.log_marginal_likelihood({program.name}, {{}}, key=key) is the log of the "
+            "program's total weight",
+        )
+    return kept
 
 
 def proposal_of(

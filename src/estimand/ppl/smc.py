@@ -18,14 +18,10 @@ so E[1/Z | x] = 1/p(x) (Andrieu, Doucet and Holenstein 2010), for multinomial re
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpyro.distributions as dists
-
 from estimand.errors import error, is_count, source_line
 from estimand.ppl.particle_filter import Particles, Value
 from estimand.ppl.target import Reading, Target
-from estimand.transforms.jaxprs import with_constants
-from estimand.transforms.primitives import bind_site
-from estimand.transforms.weights import log_mean_exp, or_equal
+from estimand.transforms.weights import log_mean_exp
 
 SCHEMES = ("multinomial", "systematic")
 
@@ -103,9 +99,8 @@ class SMC:
     def choose(self, target: Target) -> tuple[dict[str, Any], Any]:
         """A trajectory in proportion to the last weights, and log p(x, u) - log Z of it."""
         particles, log_z = self._run(target, None)
-        logits, label = or_equal(particles.log_weights), f"{target.name}/particle"
-        index = bind_site(dists.Categorical(logits=logits), name=None, via=None, label=label)
-        latent = {k: v[index] for k, v in particles.choices.items() if k not in target.given}
+        index = target.pick(particles.log_weights)
+        latent = {k: v[index] for k, v in particles.choices.items()}
         return latent, target.joint(latent) - log_z
 
     def _run(self, target: Target, retained: Reading | None) -> tuple[Particles, Any]:
@@ -118,10 +113,8 @@ class SMC:
                 got=repr(self),
                 remedy="leave resampling out, or only assess this marginal",
             )
-        own = {} if retained is None else retained.choices
-        kept = {k: v for k, v in own.items() if k not in target.given} if retained else None
-        particles = Particles(self, target.name, target.given, kept)
-        count = len(target.operands) - len(target.program.jaxpr.jaxpr.invars)
-        consts, inputs = target.operands[:count], target.operands[count:]
-        particles.run(with_constants(target.program.jaxpr, consts), list(map(Value, inputs)), ())
+        own = None if retained is None else target.latent_of(retained.choices)
+        particles = Particles(self, target.name, target.given, own)
+        jaxpr, inputs = target.program.of(target.operands)
+        particles.run(jaxpr, list(map(Value, inputs)), ())
         return particles, particles.log_z + log_mean_exp(particles.log_weights)

@@ -13,12 +13,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpyro.distributions as dists
 
 from estimand.ppl.choices import unflatten
 from estimand.transforms.density import Recorder
 from estimand.transforms.interpret import interpret
 from estimand.transforms.jaxprs import Jaxpr, with_constants
+from estimand.transforms.primitives import bind_site
 from estimand.transforms.survey import Found, survey
+from estimand.transforms.weights import or_equal
 
 
 class Reading(NamedTuple):
@@ -66,9 +69,13 @@ class Program:
         return [r["log_weight"] for r in recorder.records.values() if "log_weight" in r]
 
     def _read(self, operands: Sequence[Any], recorder: Recorder) -> Recorder:
-        count = len(operands) - len(self.jaxpr.jaxpr.invars)
-        interpret(with_constants(self.jaxpr, operands[:count]), operands[count:], recorder)
+        interpret(*self.of(operands), recorder)
         return recorder
+
+    def of(self, operands: Sequence[Any]) -> tuple[Jaxpr, list[Any]]:
+        """Its jaxpr with these constants, and the inputs of that."""
+        count = len(operands) - len(self.jaxpr.jaxpr.invars)
+        return with_constants(self.jaxpr, operands[:count]), list(operands[count:])
 
 
 def program_of(jaxpr: Jaxpr, name: str) -> Program:
@@ -101,6 +108,14 @@ class Target:
     @property
     def latent(self) -> list[str]:
         return [name for name in self.program.sites if name not in self.given]
+
+    def latent_of(self, choices: dict[str, Any]) -> dict[str, Any]:
+        return {name: x for name, x in choices.items() if name not in self.given}
+
+    def pick(self, log_weights: Any) -> Any:
+        """One of n particles in proportion to weight, a site of its own."""
+        law = dists.Categorical(logits=or_equal(log_weights))
+        return bind_site(law, name=None, via=None, label=f"{self.name}/particle")
 
     def prior(self) -> Reading:
         """The latent choices drawn by the program itself."""

@@ -43,10 +43,12 @@ class Lost:
 class Chain:
     """The scan `eqn`, whose body is evaluated and summed by `whole`.
 
-    `weights` are the positions of log weights among the body's outputs.
+    `weights` are the positions of log weights among the body's outputs, and how often each counts.
     """
 
-    def __init__(self, whole: Any, body: Analysis, eqn: Equation, path: Path, weights: set[int]):
+    def __init__(
+        self, whole: Any, body: Analysis, eqn: Equation, path: Path, weights: Mapping[int, int]
+    ):
         self.whole, self.body, self.eqn, self.path = whole, body, eqn, path
         self.weights = weights
         self.num_consts, self.num_carry = scan_arity(eqn)

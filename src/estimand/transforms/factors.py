@@ -16,12 +16,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from estimand.errors import EstimandError
 from estimand.transforms.combine import Lifted, lifted
-from estimand.transforms.primitives import mark
+from estimand.transforms.weights import log_sum_exp
 
 Places = dict[int, tuple[int | None, ...]]
 
@@ -119,14 +118,6 @@ def _summed_out(weight: Factor, site: int) -> Factor:
     at = weight.axes.index(site)
     axes = tuple(s for s in weight.axes if s != site)
     return Factor(log_sum_exp(weight.array, at), axes, {s: weight.places[s] for s in axes})
-
-
-def log_sum_exp(x: Any, axis: int) -> Any:
-    """log sum exp along an axis; -inf, with no derivative, where all of it is -inf."""
-    seen = mark(jax.lax.stop_gradient(x), "continuous")
-    some = jnp.any(seen > -jnp.inf, axis=axis, keepdims=True)
-    sums = jax.nn.logsumexp(jnp.where(some, x, 0.0), axis=axis, keepdims=True)
-    return jnp.squeeze(jnp.where(some, sums, -jnp.inf), axis)
 
 
 def gathered(factors: Sequence[Factor]) -> list[Factor]:

@@ -6,7 +6,8 @@ and the sites' probabilities are then factors, and the sites are summed out of t
 `scan` is a chain (`chains.py`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -32,8 +33,8 @@ from estimand.transforms.jaxprs import (
     holds,
     subjaxprs,
 )
+from estimand.transforms.meeting import joint_lanes
 from estimand.transforms.places import NOTHING, SiteInfo
-from estimand.transforms.plan import static_distribution
 from estimand.transforms.primitives import bind_site, mark_p, sample_p
 from estimand.transforms.strategy import Law, Strategy
 from estimand.transforms.weights import log_probability, or_equal
@@ -47,24 +48,32 @@ class Step(NamedTuple):
 
 
 class SumProduct:
-    """`strategy` gives sites their points and probabilities; `where` is for messages."""
+    """`strategy` gives sites their points and probabilities, `refuses` says of which it cannot;
+    `where` is for messages.
+    """
 
-    def __init__(self, jaxpr: Jaxpr, strategy: Strategy, where: str):
+    def __init__(
+        self,
+        jaxpr: Jaxpr,
+        strategy: Strategy,
+        refuses: Callable[[SiteInfo], str | None],
+        where: str,
+    ):
         self.jaxpr, self.strategy, self.where = jaxpr, strategy, where
         dependence = Dependence(lambda info: True)
         inner = close(jaxpr).jaxpr
         self.analysis = dependence.analyse(jaxpr, [NOTHING] * len(inner.invars))
         self.sites = {info.order: info for info in dependence.sites.values()}
         for info in self.sites.values():
-            self._check(info)
-        self.joint = self._joint_lanes()
+            self._check(info, refuses(info))
+        self.joint = joint_lanes(self.analysis, self.sites)
         self.chains: dict[Path, Chain] = {}  # as they were evaluated last
         self.grids = {s: self._grid(info) for s, info in self.sites.items()}
 
     def log_sum(self, inputs: Sequence[Any]) -> tuple[Any, list[Eliminated]]:
         """log of the sum of exp(all weights) over all points of all sites."""
-        weights = range(len(close(self.jaxpr).jaxpr.outvars))
-        step = self.run(self.analysis, (), [Lifted(x, ()) for x in inputs], set(weights))
+        weights = dict.fromkeys(range(len(close(self.jaxpr).jaxpr.outvars)), 1)
+        step = self.run(self.analysis, (), [Lifted(x, ()) for x in inputs], weights)
         factors, done = self.eliminate(step.factors, ())
         return sum((f.array for f in factors), start=jnp.zeros(())), done
 
@@ -115,9 +124,8 @@ class SumProduct:
 
     # the structure
 
-    def _check(self, info: SiteInfo) -> None:
+    def _check(self, info: SiteInfo, reason: str | None) -> None:
         inside = [kind for kind in info.context if kind in ("cond", "while")]
-        reason = self.strategy.refuses(static_distribution(info))
         if inside:
             reason = f"it is inside a {inside[0]}"
         if reason:
@@ -133,53 +141,20 @@ class SumProduct:
         """The sites of one body."""
         return [s for s, info in self.sites.items() if info.path[:-1] == path]
 
-    def _joint_lanes(self) -> dict[int, frozenset[int]]:
-        """For each site, those of its lanes that some weight or some site's law brings together."""
-        joint = {s: {i - x.steps for i in x.mixed} for s, x in self.sites.items()}
-        by_path = {info.path: s for s, info in self.sites.items()}
-        rows = list(self._rows(self.analysis, (), self._outputs(self.analysis.jaxpr)))
-        while True:
-            before = {s: set(lanes) for s, lanes in joint.items()}
-            for child, deps in rows:
-                for path, dep in deps.items():
-                    site = by_path[path]
-                    for i, place in enumerate(dep.places[self.sites[site].steps :]):
-                        met = place is None or place[1] != "="
-                        if met or (child is not None and place[0] in joint[child]):
-                            joint[site].add(i)
-            if before == joint:
-                return {s: frozenset(lanes) for s, lanes in joint.items()}
-
-    def _rows(
-        self, analysis: Analysis, path: Path, weights: set[Var]
-    ) -> Iterator[tuple[int | None, Any]]:
-        """What reaches each weight (None) and each site's law, in all bodies."""
-        by_path = {info.path: s for s, info in self.sites.items()}
-        for v in weights:
-            yield None, analysis.state(v).deps
-        for i, eqn in enumerate(close(analysis.jaxpr).jaxpr.eqns):
-            here = (*path, i)
-            if eqn.primitive is sample_p:
-                yield by_path[here], analysis.state(eqn.outvars[0]).deps
-            elif eqn.primitive.name == "scan" and here in analysis.bodies:
-                body = analysis.bodies[here]
-                outs = close(body.jaxpr).jaxpr.outvars
-                inside = {outs[k] for k, v in enumerate(eqn.outvars) if v in weights}
-                yield from self._rows(body, here, inside)
-
-    @staticmethod
-    def _outputs(jaxpr: Jaxpr) -> set[Var]:
-        return {v for v in close(jaxpr).jaxpr.outvars if not isinstance(v, Literal)}
-
     # evaluation
 
-    def run(self, analysis: Analysis, path: Path, inputs: Sequence[Any], weights: set[int]) -> Step:
-        """Evaluate a body; its outputs at the positions `weights` are log weights."""
+    def run(
+        self, analysis: Analysis, path: Path, inputs: Sequence[Any], weights: Mapping[int, int]
+    ) -> Step:
+        """Evaluate a body; for k in `weights`, output k is a log weight, which counts so often."""
         inner = close(analysis.jaxpr).jaxpr
         env: dict[Var, Any] = bind_environment(analysis.jaxpr, inputs)
         env.update((v, Lifted(env[v], ())) for v in inner.constvars)
-        terms = {inner.outvars[k] for k in weights if not isinstance(inner.outvars[k], Literal)}
         factors: list[Factor] = []
+        counts: Counter[Var] = Counter()
+        for k, times in weights.items():
+            if not isinstance(inner.outvars[k], Literal):
+                counts[inner.outvars[k]] += times
 
         def read(atom: Any) -> Any:
             return Lifted(atom.val, ()) if isinstance(atom, Literal) else env[atom]
@@ -193,16 +168,19 @@ class SumProduct:
             if eqn.primitive is sample_p:
                 outs, found = self._site(analysis, eqn, here, operands)
             elif name == "scan" and any(holds(body, (sample_p,)) for body in bodies):
-                outs, found = self._scan(analysis, eqn, here, operands, terms)
+                inside = {j: counts[v] for j, v in enumerate(eqn.outvars) if v in counts}
+                outs, found = self._scan(analysis, eqn, here, operands, inside)
             else:
                 outs, found = self._equation(eqn, operands), []
             factors += found
             env.update(zip(eqn.outvars, outs, strict=True))
-        for v in terms:
-            if not isinstance(env[v], Lost):
-                factors.append(self._factor(analysis, v, env[v]))
-            elif not env[v].counted:
-                raise self.used_after(env[v])
+        for k, times in weights.items():
+            weight = read(inner.outvars[k])
+            if not isinstance(weight, Lost):
+                weight = Lifted(times * jnp.asarray(weight.array), weight.axes)
+                factors.append(self._factor(analysis, inner.outvars[k], weight))
+            elif not weight.counted:
+                raise self.used_after(weight)
         return Step([read(v) for v in inner.outvars], factors)
 
     def _equation(self, eqn: Equation, operands: list[Any]) -> list[Any]:
@@ -213,7 +191,7 @@ class SumProduct:
             return operands
         return lifted(lambda *xs: evaluate(eqn, *xs), operands)
 
-    def _factor(self, analysis: Analysis, v: Var, value: Lifted) -> Factor:
+    def _factor(self, analysis: Analysis, v: Any, value: Lifted) -> Factor:
         deps = analysis.state(v).deps
         places = {}
         for axis in reversed(value.axes):
@@ -264,11 +242,15 @@ class SumProduct:
                 raise self.used_after(x)
 
     def _scan(
-        self, analysis: Analysis, eqn: Equation, path: Path, operands: list[Any], weights: set[Var]
+        self,
+        analysis: Analysis,
+        eqn: Equation,
+        path: Path,
+        operands: list[Any],
+        weights: Mapping[int, int],
     ) -> tuple[list[Any], list[Factor]]:
         self._check_lost(operands)
-        positions = {k for k, v in enumerate(eqn.outvars) if v in weights}
-        return Chain(self, analysis.bodies[path], eqn, path, positions).run(operands)
+        return Chain(self, analysis.bodies[path], eqn, path, weights).run(operands)
 
     def eliminate(
         self, factors: Sequence[Factor], path: Path

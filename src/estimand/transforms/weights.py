@@ -24,6 +24,13 @@ def log_mean_exp(x: Float[Array, " n"]) -> Float[Array, ""]:
     return jnp.where(finite, rough + jnp.log1p(jnp.mean(jnp.expm1(centred))), rough)
 
 
+def log_sum_exp(x: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
+    """log sum exp along an axis; -inf, with derivative zero, where all of it is -inf."""
+    rows = jnp.moveaxis(x, axis, -1)
+    sums = jax.nn.logsumexp(or_equal(rows), axis=-1)
+    return jnp.where(_some_possible(rows), sums, -jnp.inf)
+
+
 def or_equal(log_weights: Float[Array, "*lanes n"]) -> Float[Array, "*lanes n"]:
     """The same weights, or equal ones where all are zero."""
     return jnp.where(_some_possible(log_weights)[..., None], log_weights, 0.0)
